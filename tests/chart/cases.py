@@ -16,6 +16,7 @@ PAGE = Path(__file__).parent.parent.parent / "docs/kubernetes.md"
 MOUNTED = "/etc/ollama-router"
 ADMIN_KEY = "test"
 KEY_SHA256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+TEAM_SHA256, FRONT_SHA256 = "7c" * 32, "3e" * 32
 AWKWARD = [
     "y",
     "on",
@@ -36,7 +37,7 @@ AWKWARD = [
 
 _PROMETHEUS = [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]
 _PARENTS = [{"name": "public", "namespace": "gateways", "sectionName": "https"}]
-_TEAM = {"team": "coding", "keys": [{"id": "ci", "sha256": KEY_SHA256}], "share": 2.0, "limits": {"concurrent": 4}}
+_TEAM = {"team": "coding", "keys": [{"id": "ci", "sha256": TEAM_SHA256}], "share": 2.0, "limits": {"concurrent": 4}}
 
 CASES: dict[str, dict[str, Any]] = {
     "defaults": {},
@@ -210,7 +211,7 @@ class Rendered:
         for name in ("config", "key", "teams"):
             (folder / name).mkdir(exist_ok=True)
         (folder / "key" / "key").write_text("a-key")
-        (folder / "key" / "sha256").write_text(KEY_SHA256)
+        (folder / "key" / "sha256").write_text(FRONT_SHA256)
         for one in self.all("ConfigMap"):
             if one["metadata"]["name"].endswith("-teams"):
                 for name, text in one["data"].items():
