@@ -196,3 +196,22 @@ def test_the_model_of_a_chain_has_the_chains_name():
     }
     for odd in (b"", b"[]", b"{}"):
         assert listing.model_of(odd, "team") == odd
+
+
+def test_of_several_lists_those_that_cannot_be_read_are_left_out(monkeypatch):
+    """If none can be read, the first answer stays as it is. Long lists are read in steps, with the same result."""
+
+    def story(directory):
+        (source,) = directory.sources("tags")
+
+        def merged(*bodies):
+            return listing.merging("tags", [(source, body) for body in bodies], directory, EVERYTHING)()
+
+        good = tags(row(SMALL.name, "completion"))
+        assert merged(b"odd", b"[]") == b"odd"
+        assert merged(b"odd", good) == merged(good, b"[]") == merged(good)
+        monkeypatch.setattr(listing, "LONG_BYTES", 20)
+        assert json.loads(merged(b"odd", good)) == json.loads(merged(good))
+        assert merged(b"odd" * 20, b"[1,2,3,4,5,6,7,8,9,0,1,2,3]") == b"odd" * 20
+
+    listed(story)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from itertools import takewhile
+from operator import itemgetter
 
 from router.core.go.json_scan import STEP_BYTES
 
@@ -39,9 +41,7 @@ def has_more_values(text: bytes, most: int) -> bool:
 def _values(text: bytes, start: int, most: int) -> tuple[int, int, bool]:
     """Return the separators of one step, at most one more than `most`, where it ends, and if that is in a string."""
     count, pos, limit = 0, start, min(start + STEP_BYTES, len(text))
-    for found in _UP_TO_SEPARATOR.finditer(text, start, limit):
-        if not found[1]:
-            break
+    for found in takewhile(itemgetter(1), _UP_TO_SEPARATOR.finditer(text, start, limit)):
         count, pos = count + 1, found.end()
         if count > most:
             return count, pos, False
@@ -53,8 +53,7 @@ def _values(text: bytes, start: int, most: int) -> tuple[int, int, bool]:
 
 
 def _after_string(text: bytes, pos: int) -> int:
-    while found := _REST_OF_STRING.match(text, pos, pos + STEP_BYTES):
-        if found[2] or found.end() in (pos, len(text)):
-            return found.end() if found.end() > pos else len(text)
+    """Return where a string ends, of which `pos` is within; the end of the text if it does not."""
+    while (found := _REST_OF_STRING.match(text, pos, pos + STEP_BYTES)) and found.end() > pos and not found[2]:
         pos = found.end()
-    return pos
+    return found.end() if found and found[2] else len(text)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from router.core.go import json_keys
 from router.core.go.json_keys import first_value
 from router.core.go.json_scan import EndOfBody
 from router.errors import BadRequest
@@ -58,3 +59,13 @@ DEEP = b"[" * 5000 + b"]" * 5000
 def test_the_first_value_ends_where_gos_decoder_stops(body, value):
     """White space and trailing characters are left out, on the fast path and on the slow path."""
     assert bytes(first_value(body)) == value
+
+
+@pytest.mark.parametrize("text", ["[%s1]" % ("1," * 300), '"%s"' % ("x" * 600)])
+def test_a_long_value_that_is_no_object_has_no_members(monkeypatch, text):
+    """Like a short one; all of it must be valid."""
+    monkeypatch.setattr(json_keys, "LONG_BYTES", 200)
+    monkeypatch.setattr(json_keys, "MOST_KEYS", 100)
+    assert json_keys.split(text.encode()) == []
+    with pytest.raises(BadRequest, match="unexpected EOF"):
+        json_keys.split(text[:-1].encode())

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from unittest import mock
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from router.core.go import json_volume
 from router.core.go.json_volume import has_more_values
 
 VALUES = st.recursive(
@@ -23,14 +26,23 @@ def count(value: Any) -> int:
     return 1 + sum(map(count, value)) if isinstance(value, list) else 1
 
 
-@given(VALUES)
-def test_values_are_counted_at_all_depths(value: Any) -> None:
-    """Exactly, but for an empty container, which counts as one more: it has a bracket and no value."""
+@given(VALUES, st.sampled_from([2, 3, 8, json_volume.STEP_BYTES]))
+def test_values_are_counted_at_all_depths(value: Any, step_bytes: int) -> None:
+    """Exactly, but for an empty container, which counts as one more: it has a bracket and no value. In any steps."""
     text = json.dumps(value).encode()
     exact = count(value)
     empty = text.count(b"[]") + text.count(b"{}")
-    assert exact == 1 or has_more_values(text, exact - 1)
-    assert not has_more_values(text, exact + empty)
+    with mock.patch.object(json_volume, "STEP_BYTES", step_bytes):
+        assert exact == 1 or has_more_values(text, exact - 1)
+        assert not has_more_values(text, exact + empty)
+
+
+@pytest.mark.parametrize("text", [b'["a, b, c', b'["a\\', b'[1, "' + b"x, " * 40])
+@pytest.mark.parametrize("step_bytes", [2, 3, 8])
+def test_a_string_without_end_holds_no_values(text: bytes, step_bytes: int) -> None:
+    """It takes up the rest of the text."""
+    with mock.patch.object(json_volume, "STEP_BYTES", step_bytes):
+        assert not has_more_values(text, 3)
 
 
 def test_separators_within_strings_are_no_values() -> None:
