@@ -8,6 +8,7 @@ from io import BytesIO
 import zstandard
 
 from router.api.budget import Holding
+from router.core.go.json_volume import count_of
 from router.errors import BadRequest, BodyTooLarge, RequestTimeout
 from router.http.client.outgoing import Body, slices_of
 from router.http.server.cycle import Cycle
@@ -91,7 +92,7 @@ def is_zstd(encoding: bytes) -> bool:
 
 def unzstd(body: bytes, limit_bytes: int) -> bytes:
     """Return the decompressed body. Raises BadRequest, or BodyTooLarge for more than `limit_bytes`."""
-    if _count(body, _FRAME) + _count(body, _SKIPPED_FRAME) > MOST_FRAMES:
+    if count_of(body, _FRAME) + count_of(body, _SKIPPED_FRAME) > MOST_FRAMES:
         raise BadRequest(f"invalid input: more than {MOST_FRAMES} frames")
     # The window bounds the memory, and the loop below the output, before a bomb has expanded.
     reader = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES).stream_reader(body, read_across_frames=True)
@@ -107,9 +108,3 @@ def unzstd(body: bytes, limit_bytes: int) -> bytes:
         magic = not body.startswith(b"\x28\xb5\x2f\xfd")
         raise BadRequest("invalid input: magic number mismatch" if magic else f"invalid input: {exc}") from exc
     return unpacked.getvalue()
-
-
-def _count(body: bytes, mark: bytes) -> int:
-    """Return how often `mark` occurs; in steps, so that other threads get their turn."""
-    beyond = _CHUNK_BYTES + len(mark) - 1
-    return sum(body.count(mark, start, start + beyond) for start in range(0, len(body), _CHUNK_BYTES))

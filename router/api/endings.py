@@ -12,7 +12,9 @@ from typing import Annotated, Any
 
 import msgspec
 
-UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+from router.core.go.json_keys import NOT_QUICK
+
+UNREADABLE = NOT_QUICK
 """What reading JSON of an upstream may raise."""
 
 Tokens = Annotated[int, msgspec.Meta(ge=0, le=2**31)]

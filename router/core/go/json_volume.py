@@ -25,6 +25,12 @@ def separators(text: bytes, most: int) -> int:
     return count
 
 
+def count_of(text: bytes | memoryview, mark: bytes) -> int:
+    """Return how often `mark` occurs in `text`; in steps, so that other threads get their turn."""
+    size = STEP_BYTES + len(mark) - 1
+    return sum(bytes(text[start : start + size]).count(mark) for start in range(0, len(text), STEP_BYTES))
+
+
 def has_more_values(text: bytes, most: int) -> bool:
     """Return whether `text` holds more than `most` values at all depths; linear, and at most `most` matches."""
     if len(text) <= most or separators(text, most) < most:

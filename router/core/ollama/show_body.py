@@ -10,8 +10,8 @@ from typing import Any
 
 import msgspec
 
-from router.core.go.json_keys import quick_elements
-from router.core.go.json_scan import STEP_BYTES
+from router.core.go.json_keys import NOT_QUICK, quick_elements
+from router.core.go.json_volume import count_of
 from router.core.ollama.bounded import has_too_many, members, value
 from router.core.ollama.show import VOCABULARY
 
@@ -34,7 +34,6 @@ UNREADABLE = "unreadable"
 """Stands for a value of the metadata that is not valid or far too large: it is not a number, so it is not a figure."""
 
 _WORDS = msgspec.json.Decoder(list[str])
-_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def read_show(content: bytes) -> dict[str, Any]:
@@ -42,7 +41,7 @@ def read_show(content: bytes) -> dict[str, Any]:
 
     A part that is not valid or far too large is left out. Raises msgspec.DecodeError if the body is not a JSON object.
     """
-    if keys_in(content) > _MOST_KEYS_OF_ALL:
+    if count_of(content, _AFTER_KEY) > _MOST_KEYS_OF_ALL:
         raise msgspec.DecodeError("too many keys")
     raws = members(content)
     found = {part: _few(_value(raws[part], _MAX_PART_BYTES)) for part in _PARTS if part in raws}
@@ -52,11 +51,11 @@ def read_show(content: bytes) -> dict[str, Any]:
 
 
 def _metadata(raw: memoryview) -> dict[str, Any]:
-    if keys_in(raw) > 4 * _MOST_KEYS:  # some are in the words of a vocabulary
+    if count_of(raw, _AFTER_KEY) > 4 * _MOST_KEYS:  # some are in the words of a vocabulary
         return {}
     try:
         raws = members(raw)
-    except _UNREADABLE:
+    except NOT_QUICK:
         return {}
     found = {
         key: _value(value, _MAX_VALUE_BYTES, UNREADABLE)
@@ -75,7 +74,7 @@ def _is_tokenizers_list(key: str, value: memoryview) -> bool:
 def _entries(raw: memoryview) -> int | None:
     try:
         return sum(1 for _ in quick_elements(_WORDS, raw))
-    except _UNREADABLE:  # null without verbose, or not a list of strings
+    except NOT_QUICK:  # null without verbose, or not a list of strings
         return None
 
 
@@ -83,16 +82,10 @@ def _few(value: Any) -> Any:
     return None if isinstance(value, dict) and len(value) > _MOST_KEYS else value
 
 
-def keys_in(content: bytes | memoryview) -> int:
-    """Return how many keys there may be; in steps, so that other threads get their turn."""
-    steps = range(0, len(content), STEP_BYTES)
-    return sum(bytes(content[start : start + STEP_BYTES + 1]).count(_AFTER_KEY) for start in steps)
-
-
 def _value(raw: memoryview, most_bytes: int, otherwise: Any = None) -> Any:
     if len(raw) > most_bytes or has_too_many(raw):
         return otherwise
     try:
         return value(raw)
-    except _UNREADABLE:
+    except NOT_QUICK:
         return otherwise
