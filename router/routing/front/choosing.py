@@ -86,10 +86,7 @@ class Choosing:
                     call.visit.pass_over(self._passed_over(wanted, pick.node, now_s))
                 return to_pick(call, node, chain, wanted, pick, wait_s)
         self._members.check_not_away([one.key for one in wanted.variants])
-        lost: Collection[str] = call.visit.lost if call.visit is not None else ()
-        last = next(
-            filter(None, (self._choice.last_resort(wanted, now_s, spared) for spared in (failed, lost, ()))), None
-        )
+        last = self._last_resort(call, wanted, now_s, failed)
         node = self._members.named(last) if last is not None else None
         if node is None:
             raise self._members.nobody()
@@ -127,6 +124,14 @@ class Choosing:
         self._why.clear()
 
     # --- parts -------------------------------------------------------------------------------------------------
+
+    def _last_resort(self, call: Call, wanted: Wanted, now_s: float, failed: Collection[str]) -> str | None:
+        """Return the node that can do most: one that has not had the request, or has declined it, or else any."""
+        lost: Collection[str] = call.visit.lost if call.visit is not None else ()
+        for spared in (failed, lost, ()):
+            if (name := self._choice.last_resort(wanted, now_s, spared)) is not None:
+                return name
+        return None
 
     def _chain_of(self, call: Call) -> RuledChain | None:
         catalog = self._members.index.catalog
