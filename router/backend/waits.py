@@ -120,8 +120,7 @@ class Waits:
         if unused:
             ticket.pause()
         self._admission.count_in(payer)
-        if self._telling is None:
-            self._tell_later()
+        self._note_depth()
         try:
             if not self._admission.joined(ticket, is_again=bool(unused)):
                 self._line.pump()
@@ -182,8 +181,7 @@ class Waits:
     def _leave(self, ticket: Ticket) -> None:
         self._hurried.pop(ticket, None)
         self._admission.leave(ticket)
-        if self._telling is None:
-            self._tell_later()
+        self._note_depth()
 
     # --- deadlines ---------------------------------------------------------------------------------------------
 
@@ -226,8 +224,9 @@ class Waits:
 
     # --- reports -----------------------------------------------------------------------------------------------
 
-    def _tell_later(self) -> None:
-        self._telling = self._loop.call_later(TELL_S, self._tell_depth)
+    def _note_depth(self) -> None:
+        if self._telling is None:
+            self._telling = self._loop.call_later(TELL_S, self._tell_depth)
 
     def _tell_depth(self) -> None:
         self._telling = None
