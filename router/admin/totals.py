@@ -64,9 +64,8 @@ class Totals:
 
     def __init__(self, unix_now: Callable[[], float]) -> None:
         self._unix_now = unix_now
-        self._notable: dict[
-            str, Decided
-        ] = {}  # the last decision on each request that has not ended, unless it is plain
+        # The last decision on each request that has not ended, unless it is plain.
+        self._notable: dict[str, Decided] = {}
         self._all = Counts()
         self._minutes: deque[tuple[int, Counts]] = deque(maxlen=MINUTES)
 

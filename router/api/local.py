@@ -85,9 +85,8 @@ class LocalRoutes:
         status, headers, body = await self._fetch(exchange, b"GET", route.pattern.encode(), where=source)
         if status == 200:
             permit, view = permit_of(exchange.identity.team), self._views.get(route.kind)
-            look = (
-                partial(view, body, self._directory, permit) if view else partial(listing.running, body, source, permit)
-            )
+            shown = partial(view, body, self._directory) if view else partial(listing.running, body, source)
+            look = partial(shown, permit)
             body = await beside(look) if self._are_large([body]) else look()
         await exchange.answer(status, headers, body)
 
