@@ -6,49 +6,33 @@ import asyncio
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import pytest
+
 from tests.routing.front.stage import MIDDLE, FakeNode, fronted, run_virtual
 
 
-def test_the_last_try_goes_to_a_node_that_declined_and_not_to_the_one_that_was_cut_off(tmp_path: Path) -> None:
-    """Its own was cut off, the other one declined: that is asked to do what it can."""
+@pytest.mark.parametrize("holder", ["a", "b"])
+def test_the_last_try_goes_to_a_node_that_declined_and_not_to_the_one_that_was_cut_off(
+    tmp_path: Path, holder: str
+) -> None:
+    """Whichever of the two has had the request first: node a was cut off, b is asked to do what it can."""
 
     async def run() -> tuple[int, str, list[bool], bytes]:
         async with AsyncExitStack() as stack:
             nodes = {name: FakeNode(name) for name in "ab"}
             one = await stack.enter_async_context(fronted(nodes, tmp_path, through={"a": b""}))
-            nodes["a"].hold(MIDDLE)
+            nodes[holder].hold(MIDDLE)
             nodes["a"].takes_s, nodes["b"].declines = 5.0, 1
             await asyncio.sleep(1.5)
             asked = asyncio.create_task(one.ask(MIDDLE))
             await asyncio.sleep(1)
-            assert len(nodes["a"].calls) == 1
+            assert (len(nodes["a"].calls), len(nodes["b"].calls)) == (1, 1 if holder == "b" else 0)
             one.proxies["a"].break_("refuse")
             status, node, reply = await asked
             return status, node, [call.is_final for call in nodes["b"].calls], reply.body
 
     status, node, finals, body = run_virtual(run())
     assert (status, node, finals) == (200, "b", [False, True]), body
-
-
-def test_what_one_node_declined_and_another_lost_goes_back_to_the_first_for_its_last_try(tmp_path: Path) -> None:
-    """It was declined at first; the node that was asked to do what it can is cut off."""
-
-    async def run() -> tuple[int, str, bytes]:
-        async with AsyncExitStack() as stack:
-            nodes = {name: FakeNode(name) for name in "ab"}
-            one = await stack.enter_async_context(fronted(nodes, tmp_path, through={"a": b""}))
-            nodes["b"].hold(MIDDLE)
-            nodes["a"].takes_s, nodes["b"].declines = 5.0, 1
-            await asyncio.sleep(1.5)
-            asked = asyncio.create_task(one.ask(MIDDLE))
-            await asyncio.sleep(1)
-            assert (len(nodes["b"].calls), len(nodes["a"].calls)) == (1, 1)
-            one.proxies["a"].break_("refuse")
-            status, node, reply = await asked
-            return status, node, reply.body
-
-    status, node, body = run_virtual(run())
-    assert (status, node) == (200, "b"), body
 
 
 def test_a_node_that_declined_a_request_and_then_lost_it_is_asked_no_more(tmp_path: Path) -> None:
