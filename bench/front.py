@@ -4,11 +4,12 @@
 
 First the choice, in CPU time: for a model that is held, for one that is loaded nowhere, and what the index costs per
 view, with 1,000 nodes and 200 models. Then chats through a single router and through a front and a node, in turns:
-upstream and clients are on core 1, routers on core 0, as in bench/relay.py, whose nginx and wrk are needed. With
-`--choice` only the first part.
+upstream and clients are on core 1, routers on core 0, as in bench/relay.py, whose nginx and wrk are needed. This twice:
+with the node beside its upstream on core 1, since it and its front run on machines of their own, and with both on
+core 0, where each finds the other's code in the cache. With `--choice` only the first part.
 
 Exit code 1 if a choice among holders takes more than 20 microseconds, or the median of the ratios of the medians of
-the times, with one client, is more than 1.7.
+the times, with one client and a core for each router, is more than 1.7.
 """
 
 from __future__ import annotations
@@ -151,7 +152,7 @@ async def serve(role: str, folder: str) -> None:
 
 
 @contextmanager
-def stage() -> Iterator[dict[str, Any]]:
+def stage(node_core: int) -> Iterator[dict[str, Any]]:
     """Run upstream, simulator and the three routers; yield the processes of these by their roles."""
     from relay_parts import nginx, python, started, upstream_conf
 
@@ -161,8 +162,10 @@ def stage() -> Iterator[dict[str, Any]]:
         stack.enter_context(started(python("simulate", SIMULATOR), SIMULATOR, 1))
         stack.enter_context(nginx(upstream_conf(UPSTREAM, SIMULATOR, None), UPSTREAM, 1))
         routers = {
-            role: stack.enter_context(started([sys.executable, __file__, "--role", role, "--folder", folder], port, 0))
-            for role, port in (("single", SINGLE), ("node", NODE), ("front", FRONT))
+            role: stack.enter_context(
+                started([sys.executable, __file__, "--role", role, "--folder", folder], port, core)
+            )
+            for role, port, core in (("single", SINGLE, 0), ("node", NODE, node_core), ("front", FRONT, 0))
         }
         time.sleep(2)
         yield routers
@@ -187,10 +190,10 @@ class Way:
         self.cpu_s.append(cpu_s / (found["per_s"] * seconds))
 
 
-def ways(seconds: int, rounds: int) -> dict[int, tuple[Way, Way]]:
+def ways(seconds: int, rounds: int, node_core: int) -> dict[int, tuple[Way, Way]]:
     """Return what a single router and a front with a node cost, by the number of clients."""
     found = {clients: (Way(SINGLE, ("single",)), Way(FRONT, ("front", "node"))) for clients in (1, 32)}
-    with stage() as routers:
+    with stage(node_core) as routers:
         for way in found[1]:
             Way(way.port, way.roles).measure(routers, 1, 1)  # the model is loaded, and code is warm
         for _ in range(rounds):
@@ -198,6 +201,20 @@ def ways(seconds: int, rounds: int) -> dict[int, tuple[Way, Way]]:
                 for way in pair:
                     way.measure(routers, clients, seconds)
     return found
+
+
+def shown_ways(where: str, found: dict[int, tuple[Way, Way]]) -> float:
+    """Print what was measured; return the ratio of the medians of the times with one client."""
+    ratios: dict[tuple[int, str], float] = {}
+    print(f"{where}:")
+    for clients, (single, front) in found.items():
+        for what, one, other in (("p50", single.p50_s, front.p50_s), ("CPU", single.cpu_s, front.cpu_s)):
+            each = [second / first for first, second in zip(one, other, strict=True)]
+            middle = ratios[clients, what] = statistics.median(each)
+            first, second = statistics.median(one) * 1e6, statistics.median(other) * 1e6
+            shown = f"a single router {first:.0f} us, front and node {second:.0f} us"
+            print(f"  {clients:2} clients, {what}: {shown}: {middle:.2f} times ({min(each):.2f} to {max(each):.2f})")
+    return ratios[1, "p50"]
 
 
 def main() -> int:
@@ -221,16 +238,9 @@ def main() -> int:
     print(f"  a view, read and taken into the index   {view_s * 1e6:8.1f} us")
     if asked.choice:
         return 0 if pick_s <= MOST_PICK_S else 1
-    is_good = pick_s <= MOST_PICK_S
-    for clients, (single, front) in ways(asked.seconds, asked.rounds).items():
-        for what, one, other in (("p50", single.p50_s, front.p50_s), ("CPU", single.cpu_s, front.cpu_s)):
-            found = [second / first for first, second in zip(one, other, strict=True)]
-            middle = statistics.median(found)
-            first, second = statistics.median(one) * 1e6, statistics.median(other) * 1e6
-            shown = f"a single router {first:.0f} us, front and node {second:.0f} us"
-            print(f"{clients:2} clients, {what}: {shown}: {middle:.2f} times ({min(found):.2f} to {max(found):.2f})")
-            is_good = is_good and (clients != 1 or what != "p50" or middle <= MOST_RATIO)
-    return 0 if is_good else 1
+    own = shown_ways("the node on another core", ways(asked.seconds, asked.rounds, 1))
+    shown_ways("all on one core", ways(asked.seconds, asked.rounds, 0))
+    return 0 if pick_s <= MOST_PICK_S and own <= MOST_RATIO else 1
 
 
 if __name__ == "__main__":
