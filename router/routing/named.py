@@ -33,20 +33,25 @@ class NamedModels:
         self._named, self._catalog = named, None
 
     def notes(self) -> list[str]:
-        """Return a sentence for each model that is missing, or cannot have the context that is named."""
-        return [note.text for note in self._current()]
+        """Return a sentence for each model that is missing, or cannot have the named context, as of the last poll."""
+        return [note.text for note in self._notes]
 
-    def _current(self) -> tuple[Note, ...]:
+    async def _compare(self) -> None:
         catalog = self._installed()
-        if catalog is not None and catalog is not self._catalog:
-            self._catalog, self._notes = catalog, notes_on(self._named, catalog)
-        return self._notes
+        if catalog is None or catalog is self._catalog:
+            return
+        self._catalog, notes = catalog, []
+        for note in notes_on(self._named, catalog):
+            notes.append(note)
+            await asyncio.sleep(0)  # others get their turn: a suggestion takes milliseconds
+        self._notes = tuple(notes)
 
     async def watch(self) -> None:
         """Log each note when it becomes true, until cancelled."""
         known: set[Note] = set()
         while True:
-            current = self._current()
+            await self._compare()
+            current = self._notes
             for note in current:
                 if note not in known:
                     self._telemetry.emit(Notified(note.text, level="warning" if note.is_missing else "info"))

@@ -1,6 +1,8 @@
 """What is said of the models that a configuration names."""
 
-from router.core.advice.chains import MAX_NOTES, Named, notes_on
+import difflib
+
+from router.core.advice.chains import MAX_NOTES, MOST_CHARS, MOST_COMPARED, Named, notes_on
 from router.core.ollama.names import key_of
 from tests.core.facts import facts_of
 
@@ -45,3 +47,21 @@ def test_what_is_installed_is_not_noted_in_any_spelling():
 def test_the_notes_are_bounded():
     """A configuration may name any number of models."""
     assert len(texts(*(Named("a", f"m:{number}b") for number in range(3 * MAX_NOTES)))) == MAX_NOTES
+
+
+def test_a_suggestion_compares_with_few_of_thousands_of_names(monkeypatch):
+    """And with none that is longer than anybody's: the list is another server's, and a comparison takes its time."""
+    compared = []
+    real = difflib.get_close_matches
+
+    def recorded(word, possibilities, **more):
+        compared.extend(possibilities)
+        return real(word, list(possibilities), **more)
+
+    monkeypatch.setattr(difflib, "get_close_matches", recorded)
+    names = ["q" + "x" * MOST_CHARS, "qwen3:14b", *(f"q{number}:1b" for number in range(10_000))]
+    catalog = {key_of(name): facts_of(name) for name in names}
+    (note,) = notes_on([Named("chain team", "qwen3:14bb")], catalog)
+    assert note.text == "chain team: qwen3:14bb is not installed (did you mean qwen3:14b?)"
+    assert len(compared) == MOST_COMPARED
+    assert max(map(len, compared)) <= MOST_CHARS
