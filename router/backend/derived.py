@@ -18,6 +18,7 @@ import secrets
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from itertools import islice
 
 from router.adapters.ollama import ModelServer
 from router.backend.installed import Installed
@@ -40,6 +41,9 @@ MAX_WAIT_S = 30.0
 """Longest wait for such a moment, per tag."""
 
 POLL_S = 0.05
+
+MOST_TAGS = 500
+"""Tags that one reading of the catalog is judged by; a list with more of them is no router's doing."""
 
 OTHERS = 16
 """Other routers that are named at most: one that keeps nothing has another mark after each restart."""
@@ -171,7 +175,7 @@ class DerivedTags:
 
         With `is_waited_for` only this router's are removed, but at once.
         """
-        names = self._installed.derived()
+        names = dict.fromkeys(islice(self._installed.derived(), MOST_TAGS))
         self._note_others(names)
         self._useless_since_s = {name: since for name, since in self._useless_since_s.items() if name in names}
         live = usable(names, self._installed.digests())

@@ -9,7 +9,7 @@ from contextlib import suppress
 
 from router.adapters.catalog import CatalogReader
 from router.backend.epoch import Epoch
-from router.core.ollama.derived_names import is_derived, usable
+from router.core.ollama.derived_names import by_piece, is_derived, made_from
 from router.core.ollama.model import ModelFacts
 from router.core.ollama.names import key_of
 from router.errors import RouterError
@@ -45,6 +45,8 @@ class Installed:
         self._epoch = epoch
         self._interval_s = interval_s
         self._all: Mapping[str, ModelFacts] = {}  # the catalog with derived tags
+        self._by_weights: dict[str, ModelFacts] = {}  # the first of those in the catalog with the same weights
+        self._by_piece: dict[str, list[str]] | None = None  # names in the catalog, once they were needed
         self._stands_for: dict[str, str] = {}  # key of a derived tag → its variant
         self._earlier: dict[str, str] = {}  # digest of a manifest, also of one that was replaced → its weights
         self._read_at_s = self._looked_up_at_s = -math.inf
@@ -102,14 +104,17 @@ class Installed:
 
     def _take(self, found: Mapping[str, ModelFacts]) -> None:
         before, self._all = self._all, found
-        if dict(before) == dict(found):
+        news = {key: facts for key, facts in found.items() if before.get(key) is not facts}
+        if not news and len(before) == len(found):
             return
         self.catalog = {key: facts for key, facts in found.items() if not is_derived(facts.name)}
-        self._earlier |= {facts.digest: facts.weights for facts in found.values() if facts.weights}
+        self._by_piece = None
+        self._by_weights = {facts.weights: facts for facts in reversed(self.catalog.values())}
+        self._earlier |= {facts.digest: facts.weights for facts in news.values() if facts.weights}
         for digest in list(self._earlier)[:-MAX_EARLIER]:
             del self._earlier[digest]
         self._epoch.advance()
-        for key, facts in found.items():
+        for key, facts in news.items():
             old = before.get(key)
             if old is not None and old.digest == facts.digest and old.weights != facts.weights:
                 self._on_moved(old.weights, facts.weights)
@@ -172,7 +177,7 @@ class Installed:
 
     def by_weights(self, weights: str) -> ModelFacts | None:
         """Return the facts of an installed model with these weights, None if there is none."""
-        return next((facts for facts in self.catalog.values() if facts.weights == weights), None)
+        return self._by_weights.get(weights)
 
     def derive(self, tag: str, variant: str) -> None:
         """Record that the derived `tag` stands for `variant`."""
@@ -204,5 +209,6 @@ class Installed:
         variant = self._stands_for.get(key_of(name))
         if variant is not None or not is_derived(name):
             return variant or name
-        bases = (base for base, digest in self.digests().items() if usable([name], {base: digest}))
-        return next(bases, name)
+        if self._by_piece is None:
+            self._by_piece = by_piece(self.digests())
+        return made_from(name, self._by_piece) or name

@@ -9,7 +9,7 @@ options. Tags of versions without owners lack the part `-o…`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from router.core.ollama.names import ModelName, key_of
@@ -17,6 +17,8 @@ from router.core.ollama.runner import LoadOptions
 
 NAMESPACE = "ollama-router-derived"
 LONGEST_PART = 80  # characters in one part of a name, by Ollama's grammar
+MOST_ALIKE = 16
+"""Of the models whose digests begin alike, which are one model's names, so many may be what a tag was made from."""
 
 _PREFIX = f"{NAMESPACE}/"
 _SUFFIX = re.compile(
@@ -55,7 +57,10 @@ def derived_name(variant: str, digest: str, options: LoadOptions, owner: str = "
 
 
 def _piece(digest: str) -> str:
-    return "".join(char for char in digest.removeprefix("sha256") if char.isalnum())[:8]
+    text = digest.removeprefix("sha256").lstrip(":-")
+    if text[:8].isalnum():  # each one of thousands
+        return text[:8]
+    return "".join(filter(str.isalnum, text))[:8]
 
 
 def origin_of(name: str) -> Origin | None:
@@ -80,16 +85,30 @@ def usable(tags: Iterable[str], digests: Mapping[str, str]) -> set[str]:
 
     `digests` maps the names of the installed models to the digests of their manifests.
     """
-    by_piece: dict[str, list[str]] = {}
+    pieces = by_piece(digests)
+    return {tag for tag in tags if made_from(tag, pieces)}
+
+
+def by_piece(digests: Mapping[str, str]) -> dict[str, list[str]]:
+    """Return the names in `digests` by the pieces of their digests that names of derived tags have."""
+    found: dict[str, list[str]] = {}
     for name, digest in digests.items():
-        by_piece.setdefault(_piece(digest).lower(), []).append(name)
-    return {tag for tag in tags if (origin := origin_of(tag)) is not None and _is_of_one(tag, origin, by_piece)}
+        found.setdefault(_piece(digest).lower(), []).append(name)
+    return found
 
 
-def _is_of_one(tag: str, origin: Origin, by_piece: Mapping[str, list[str]]) -> bool:
-    """Return whether the tag bears the name that it would get from one of the models with its piece of a digest."""
-    names = by_piece.get(origin.piece.lower(), ())
-    return any(key_of(derived_name(name, origin.piece, origin.options, origin.owner)) == key_of(tag) for name in names)
+def made_from(tag: str, pieces: Mapping[str, Sequence[str]]) -> str:
+    """Return the model that a derived tag was made from, of those `by_piece`; "" if it is none of them.
+
+    It is one from which the tag would get its name.
+    """
+    if (origin := origin_of(tag)) is None:
+        return ""
+    key = key_of(tag)
+    for name in pieces.get(origin.piece.lower(), ())[:MOST_ALIKE]:
+        if key_of(derived_name(name, origin.piece, origin.options, origin.owner)) == key:
+            return name
+    return ""
 
 
 def without_suffix(tag: str) -> str:

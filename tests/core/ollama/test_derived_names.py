@@ -2,7 +2,16 @@
 
 import pytest
 
-from router.core.ollama.derived_names import derived_name, is_derived, origin_of, owner_in, usable
+from router.core.ollama.derived_names import (
+    MOST_ALIKE,
+    by_piece,
+    derived_name,
+    is_derived,
+    made_from,
+    origin_of,
+    owner_in,
+    usable,
+)
 from router.core.ollama.names import ModelName
 from router.core.ollama.runner import LoadOptions
 
@@ -37,3 +46,18 @@ def test_a_tag_is_usable_while_its_model_has_the_same_manifest(model, owner):
         assert usable([tag], {"other:1b": "0d3a5429ff", model: DIGEST}) == {tag}
         assert usable([tag], {model: "sha256:ffff", "other:1b": DIGEST}) == set()
         assert usable([tag], {}) == set()
+
+
+def test_of_models_whose_digests_begin_alike_few_are_compared():
+    """They are one model's names; thousands with one digest are another server's doing, and each takes its time."""
+    tag = derived_name("last:1b", DIGEST, OPTIONS)
+    few = {f"m{number}:1b": DIGEST for number in range(MOST_ALIKE - 1)}
+    assert made_from(tag, by_piece(few | {"last:1b": DIGEST})) == "last:1b"
+    assert made_from(tag, by_piece(few | {"one:1b": DIGEST, "last:1b": DIGEST})) == ""
+    assert made_from("last:1b", by_piece(few)) == ""
+
+
+@pytest.mark.parametrize("digest", ["sha256:0d3a-5429:12ab", "0d3a542912ab", "sha256-0d3a542912ab", ":0d3a542912ab"])
+def test_the_piece_of_a_digest_is_its_first_letters_and_digits(digest):
+    """Whatever stands between them."""
+    assert "-d0d3a5429-" in derived_name("m:1b", digest, OPTIONS)
