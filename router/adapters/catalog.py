@@ -58,6 +58,8 @@ class CatalogReader:
         self._on_shown: Callable[[], None] = lambda: None
         self._rows: dict[str, Row] = {}
         self._named: dict[_Named, ModelFacts] = {}  # of the models that are listed
+        self._catalog: Mapping[str, ModelFacts] = MappingProxyType({})
+        self._unshown: dict[str, Row] = {}  # those of the catalog that were not shown yet
         self._reading: asyncio.Task[Mapping[str, ModelFacts]] | None = None
 
     def notify(self, on_shown: Callable[[], None]) -> None:
@@ -81,8 +83,17 @@ class CatalogReader:
 
     def catalog(self) -> Mapping[str, ModelFacts]:
         """Return what is known now of the models that were listed last."""
-        before, self._named = self._named, {}
-        return MappingProxyType({key: self._facts(key, row, before) for key, row in self._rows.items()})
+        better: dict[str, ModelFacts] = {}
+        for key, row in self._unshown.items():
+            if (shown := self._shows.facts(_digest(key, row))) is not None:
+                better[key] = _under_name(row, shown)
+        if better:
+            self._catalog = MappingProxyType({**self._catalog, **better})
+            self._named |= {
+                (facts.name, _digest(key, self._unshown[key]), True): facts for key, facts in better.items()
+            }
+            self._unshown = {key: row for key, row in self._unshown.items() if key not in better}
+        return self._catalog
 
     @property
     def is_reading(self) -> bool:
@@ -113,8 +124,23 @@ class CatalogReader:
                 await asyncio.sleep(0)
         self._rows = rows
         self._shows.want({_digest(key, row): row for key, row in self._rows.items()})
+        await self._make_catalog(rows)
         await self._shows.settle(SETTLE_S)
         return self.catalog()
+
+    async def _make_catalog(self, rows: Mapping[str, Row]) -> None:
+        """Set the facts of the models in `rows`; in steps, too."""
+        catalog: dict[str, ModelFacts] = {}
+        named: dict[_Named, ModelFacts] = {}
+        unshown: dict[str, Row] = {}
+        for number, (key, row) in enumerate(rows.items(), 1):
+            known, catalog[key] = self._facts(key, row)
+            named[known] = catalog[key]
+            if not known[2]:
+                unshown[key] = row
+            if number % ROWS_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        self._catalog, self._named, self._unshown = MappingProxyType(catalog), named, unshown
 
     async def _tags(self) -> list[dict[str, Any]]:
         try:
@@ -125,18 +151,24 @@ class CatalogReader:
                 self._report(f"the list of models cannot be read: {error.message}")
             raise
 
-    def _facts(self, key: str, row: Row, before: Mapping[_Named, ModelFacts]) -> ModelFacts:
-        digest, name = _digest(key, row), text(row.get("name")) or text(row.get("model"))
+    def _facts(self, key: str, row: Row) -> tuple[_Named, ModelFacts]:
+        """Return the facts of a listed model, the same object as before unless something is new."""
+        digest = _digest(key, row)
         shown = self._shows.facts(digest)
-        known = name, digest, shown is not None
-        facts = before.get(known)
-        if facts is None and shown is None:
-            facts = ModelFacts.of_show(row, {})
-        elif facts is None and shown is not None:
-            facts = shown if shown.name == name else replace(shown, name=name)
-        assert facts is not None
-        self._named[known] = facts
-        return facts
+        known = _name(row), digest, shown is not None
+        if (facts := self._named.get(known)) is not None:
+            return known, facts
+        return known, ModelFacts.of_show(row, {}) if shown is None else _under_name(row, shown)
+
+
+def _name(row: Row) -> str:
+    return text(row.get("name")) or text(row.get("model"))
+
+
+def _under_name(row: Row, shown: ModelFacts) -> ModelFacts:
+    """Return what was shown of a model under the name of its row: several may have the same digest."""
+    name = _name(row)
+    return shown if shown.name == name else replace(shown, name=name)
 
 
 def _digest(key: str, row: Row) -> str:
@@ -145,6 +177,6 @@ def _digest(key: str, row: Row) -> str:
 
 def _key(row: Row) -> str:
     try:
-        return key_of(text(row.get("name")) or text(row.get("model")))
+        return key_of(_name(row))
     except BadRequest:
         return ""

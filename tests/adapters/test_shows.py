@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from ollama_simulator.clock import run_virtual
-from router.adapters.catalog import SETTLE_S, CatalogReader
+from router.adapters.catalog import ROWS_AT_ONCE, SETTLE_S, CatalogReader
 from router.adapters.control import Refused
 from router.adapters.shows import AT_ONCE, HANGING_IN_BACKGROUND, IN_BACKGROUND, LONG_S, PAUSE_S
 from router.core.ollama.names import key_of
@@ -275,3 +275,59 @@ def test_the_catalog_is_read_a_few_times_however_many_models_are_shown(count):
         assert len(changes) <= 8
 
     play(story, server)
+
+
+class CountedRow(dict):
+    """A row that counts how often any of them is read."""
+
+    reads = 0
+
+    def get(self, *args):
+        CountedRow.reads += 1
+        return super().get(*args)
+
+
+class Counting(Shower):
+    """Lists rows that count."""
+
+    async def tags(self):
+        return [CountedRow(row) for row in await super().tags()]
+
+
+def test_a_catalog_of_thousands_is_made_in_steps():
+    """Others get their turn in between: no turn of the loop reads more than a part of the rows."""
+    most = [0]
+
+    async def watch():
+        for _ in range(200):  # not for ever: no time passes meanwhile
+            CountedRow.reads = 0
+            await asyncio.sleep(0)
+            most[0] = max(most[0], CountedRow.reads)
+
+    async def story(reader, _changes):
+        watching = asyncio.create_task(watch())
+        catalog = await reader.refresh()
+        await watching
+        assert len(catalog) == len(server.names)
+
+    CountedRow.reads = 0
+    server = Counting(*(f"m{number}" for number in range(10 * ROWS_AT_ONCE)), show_s=60)
+    play(story, server)
+    whole_per_row = 20  # what making the facts of one reads, at least
+    assert 0 < most[0] < 5 * ROWS_AT_ONCE * whole_per_row
+
+
+def test_what_is_shown_of_one_model_leaves_the_facts_of_all_others():
+    """Only what was not shown yet is looked at again."""
+
+    async def story(reader, _changes):
+        before = await reader.refresh()
+        await asyncio.sleep(1)
+        after = reader.catalog()
+        assert [is_shown(after, name) for name in "abcd"] == [True] * 4
+        CountedRow.reads = 0
+        assert reader.catalog() is after
+        assert CountedRow.reads == 0
+        assert set(before) == set(after)
+
+    play(story, Counting(*"abcd", show_s=0.6))
