@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from io import BytesIO
 from typing import Any, TypeVar
 
 import httpx
 import msgspec
 
+from router.adapters.gathered import Gathered
 from router.adapters.heads import BoundedTransport
 from router.core.ollama.bounded import has_too_many, members, value
 from router.core.ollama.mentions import without_derived
@@ -135,18 +135,18 @@ class ControlPlane:
         content = None if body is None else msgspec.json.encode(body)
         headers = {"Content-Type": "application/json"} if content is not None else {}
         timeout = httpx.Timeout(timeout_s, connect=min(self._connect_timeout_s, timeout_s))
-        received, parts, size = BytesIO(), 0, 0
+        received, parts = Gathered(), 0
         async with self._http.stream(method, path, content=content, headers=headers, timeout=timeout) as response:
             if response.headers.get("content-encoding", "identity") != "identity":
                 raise UpstreamError(f"Ollama's answer to {path} is in an encoding that was not asked for")
             async for part in response.aiter_raw():
-                received.write(part)
-                parts, size = parts + 1, size + len(part)
+                received.add(part)
+                parts += 1
                 if parts % _PARTS_AT_ONCE == 0:
                     await asyncio.sleep(0)
-                if size > self._max_bytes:
+                if received.size > self._max_bytes:
                     raise UpstreamError(f"Ollama's answer to {path} is larger than {self._max_bytes} bytes")
-        return response, received.getvalue()
+        return response, await received.whole()
 
     async def _answer(
         self, response: httpx.Response, content: bytes, path: str, model: str | None, read: Read

@@ -27,7 +27,7 @@ __all__ = ["CatalogReader", "ModelServer", "OllamaClient", "PsRow"]
 _SHOW_TIMEOUT_S = 60.0  # a verbose show reads the whole header of a GGUF file, possibly from a cold disk
 _MANAGE_TIMEOUT_S = 60.0
 _MAX_CONTEXT = 1 << 40
-_MOST_LOADED = 1000  # no machine has so many runners; each row takes a while on the loop, and once a second
+_MOST_LOADED = 200  # no machine has so many runners; each row takes a while on the loop, and once a second
 _MOST_LISTED = 10_000  # the same of installed models
 _AGAIN_S = 0.05  # a listing that failed is repeated when the deletion that it met is over
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from functools import partial
 from typing import Concatenate, ParamSpec, TypeVar
@@ -22,6 +23,9 @@ from router.routing.call import Call
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+AT_ONCE_BYTES, PIECE_BYTES = 1 << 20, 256 << 10
+"""The longest answer that is sent in one write, and the pieces in which a longer one is."""
 
 
 class Exchange:
@@ -128,7 +132,18 @@ class Exchange:
         self.is_started = True
         self.status, self.sent_bytes = status, len(body)
         length = [(b"content-length", b"%d" % len(body))] if status != 204 else []
-        self.cycle.respond(status, [*headers, *length, *self.extra], body)
+        if len(body) <= AT_ONCE_BYTES:
+            self.cycle.respond(status, [*headers, *length, *self.extra], body)
+        else:
+            await self._answer_in_pieces(status, [*headers, *length, *self.extra], body)
+
+    async def _answer_in_pieces(self, status: int, headers: list[Header], body: bytes) -> None:
+        """Send a long answer as fast as the client reads it: the transport would copy all of it, more than once."""
+        self.cycle.start(status, headers)
+        for start in range(0, len(body), PIECE_BYTES):
+            piece = body[start : start + PIECE_BYTES]
+            await self.cycle.write(piece, more=start + PIECE_BYTES < len(body))
+            await asyncio.sleep(0)  # to a fast client there is nothing to wait for
 
     async def redirect(self, found: Redirect) -> None:
         """Redirect to the clean path with the query; as by net/http, GET gets a page too."""

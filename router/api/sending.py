@@ -9,8 +9,8 @@ import asyncio
 import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from io import BytesIO
 
+from router.adapters.gathered import Gathered
 from router.api.announcing import Announced, announced_body
 from router.api.endings import StreamEnd, body_ending
 from router.api.error_texts import shown_error, shown_value
@@ -261,12 +261,10 @@ def _is_final_error(status: int, route: Route) -> bool:
 
 async def read_whole(upstream: UpstreamResponse, limit_bytes: int = 64 << 20) -> bytes:
     """Return the whole body of an answer and close it. Raises UpstreamError, also beyond `limit_bytes`."""
-    whole = BytesIO()  # it grows in steps, none of which copies all of it
-    size = 0
+    gathered = Gathered()
     with contextlib.closing(upstream):
         while part := await upstream.read():
-            whole.write(part)
-            size += len(part)
-            if size > limit_bytes:
+            gathered.add(part)
+            if gathered.size > limit_bytes:
                 raise UpstreamError("the upstream's answer is too large")
-    return whole.getvalue()
+    return await gathered.whole()
