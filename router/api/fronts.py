@@ -49,7 +49,16 @@ class Fronts:
         self._kept: OrderedDict[bytes, FrontCall] = OrderedDict()
 
     def knows(self, head: Head) -> bool:
-        """Return True if a request shows the key of the fronts, and no other credential."""
+        """Return True if a request shows the key of the fronts, and no other credential.
+
+        A head that repeats an earlier one is the same object, so what it shows is hashed once.
+        """
+        known = head.front
+        if known is None or known[0] is not self:
+            known = head.front = (self, self._shows_key(head))
+        return bool(known[1])
+
+    def _shows_key(self, head: Head) -> bool:
         try:
             shown = credential_of(head.headers, head.by_name)
         except BadRequest:  # two different ones

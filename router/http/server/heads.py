@@ -27,8 +27,8 @@ class Head(msgspec.Struct, eq=False):
     """The head of a request. Requests that repeat a head share it, so it must not be modified.
 
     `by_name` is `headers` as a dict, names in lower case; `target` is `url` without its query. `key` is a credential
-    that stood in front of the path, as `/t/KEY/…`; `url` and `target` lack it. `cached` and `who` are what the
-    application derives from it: its meaning, and from whom it says to come.
+    that stood in front of the path, as `/t/KEY/…`; `url` and `target` lack it. `cached`, `who` and `front` are what
+    the application derives from it: its meaning, from whom it says to come, and whether it is from a front.
     """
 
     method: str
@@ -42,6 +42,7 @@ class Head(msgspec.Struct, eq=False):
     cached: Any = None
     key: bytes = b""
     who: Any = None
+    front: Any = None
 
     def __repr__(self) -> str:
         """Return its method only: the rest may hold a credential, and asyncio logs what it has to wait for."""
