@@ -358,6 +358,19 @@ def test_the_same_call_is_read_once():
     assert first is not fronts.call_of(head_of(call_for(SMALL, team="other")))
 
 
+def test_a_head_that_repeats_is_known_by_each_nodes_own_keys():
+    """What it shows is found out once, for the node that asks."""
+    one, other = (Fronts((digest_of(key.encode()),), Quiet(), lambda: BOOK) for key in (KEY, "another-key"))
+    head = head_of(call_for(SMALL))
+    assert [one.knows(head), one.knows(head)] == [True, True]
+    assert [other.knows(head), other.knows(head), one.knows(head)] == [False, False, True]
+
+
+def test_a_head_without_the_key_stays_unknown_when_it_repeats():
+    fronts, head = Fronts((digest_of(b"another-key"),), Quiet(), lambda: BOOK), head_of(call_for(SMALL))
+    assert [fronts.knows(head), fronts.knows(head)] == [False, False]
+
+
 def test_as_many_calls_are_remembered_as_fronts_send_and_no_more():
     fronts = Fronts((digest_of(KEY.encode()),), Quiet(), lambda: BOOK)
     first = fronts.call_of(head_of(call_for(SMALL)))
