@@ -17,6 +17,7 @@ from router.core.go.json_volume import has_more_values
 from router.core.ollama.routes import Dialect, Route
 from router.core.teams.team import ANYONE
 from router.errors import BadRequest, RouterError
+from router.http.client.outgoing import slices_of
 from router.http.headers import Header
 from router.http.server.cycle import Cycle
 from router.routing.call import Call
@@ -24,8 +25,8 @@ from router.routing.call import Call
 P = ParamSpec("P")
 T = TypeVar("T")
 
-AT_ONCE_BYTES, PIECE_BYTES = 1 << 20, 256 << 10
-"""The longest answer that is sent in one write, and the pieces in which a longer one is."""
+AT_ONCE_BYTES = 1 << 20
+"""The longest answer that is sent in one write; a longer one is sent in slices, as a body is to an upstream."""
 
 
 class Exchange:
@@ -140,10 +141,10 @@ class Exchange:
     async def _answer_in_pieces(self, status: int, headers: list[Header], body: bytes) -> None:
         """Send a long answer as fast as the client reads it: the transport would copy all of it, more than once."""
         self.cycle.start(status, headers)
-        for start in range(0, len(body), PIECE_BYTES):
-            piece = body[start : start + PIECE_BYTES]
-            await self.cycle.write(piece, more=start + PIECE_BYTES < len(body))
+        for piece in slices_of(body):
+            await self.cycle.write(bytes(piece), more=True)
             await asyncio.sleep(0)  # to a fast client there is nothing to wait for
+        await self.cycle.write(b"", more=False)
 
     async def redirect(self, found: Redirect) -> None:
         """Redirect to the clean path with the query; as by net/http, GET gets a page too."""

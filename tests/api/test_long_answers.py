@@ -6,8 +6,9 @@ import asyncio
 from typing import Any
 
 from router.api.budget import BodyBudget
-from router.api.exchange import AT_ONCE_BYTES, PIECE_BYTES, Exchange
+from router.api.exchange import AT_ONCE_BYTES, Exchange
 from router.api.settings import EdgeSettings
+from router.http.client.outgoing import STEP_BYTES
 from router.http.server.cycle import Cycle
 from router.http.server.heads import Head
 
@@ -54,10 +55,10 @@ async def test_no_write_takes_all_of_a_long_answer() -> None:
             await asyncio.sleep(0)
 
     beside = asyncio.create_task(others())
-    size = 20 * PIECE_BYTES + 1
+    size = 20 * STEP_BYTES + 1
     await exchange_with(client).answer(200, [], b"x" * size)
     await beside
-    assert max(client.written) <= PIECE_BYTES
+    assert max(client.written) <= STEP_BYTES
     assert size < sum(client.written) < size + 1000
     assert turns >= 20
 
@@ -66,10 +67,10 @@ async def test_a_client_that_does_not_read_is_waited_for() -> None:
     """No more than the next piece is written meanwhile."""
     client = Client()
     client.reads.clear()
-    sending = asyncio.create_task(exchange_with(client).answer(200, [], b"x" * (8 * PIECE_BYTES)))
+    sending = asyncio.create_task(exchange_with(client).answer(200, [], b"x" * (8 * STEP_BYTES)))
     for _ in range(100):
         await asyncio.sleep(0)
-    assert sum(client.written) < 2 * PIECE_BYTES
+    assert sum(client.written) < 2 * STEP_BYTES
     client.reads.set()
     await sending
     assert client.is_done
