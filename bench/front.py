@@ -6,7 +6,7 @@ First the choice, in CPU time: for a model that is held, for one that is loaded 
 view, with 1,000 nodes and 200 models. Then chats through a single router and through a front and a node, in turns:
 upstream and clients are on core 1, routers on core 0, as in bench/relay.py, whose nginx and wrk are needed. This twice:
 with the node beside its upstream on core 1, since it and its front run on machines of their own, and with both on
-core 0, where each finds the other's code in the cache. With `--choice` only the first part.
+core 0, where each drives the other's code out of the cache. With `--choice` only the first part.
 
 Exit code 1 if a choice among holders takes more than 20 microseconds, or the median of the ratios of the medians of
 the times, with one client and a core for each router, is more than 1.7.
