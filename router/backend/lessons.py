@@ -125,6 +125,7 @@ class Lessons:
             margin_bytes=settings.fit_target_bytes,
             is_one_slot=_has_one_slot(facts),
             machine=self._machine,
+            context_bytes=sum(gpu.context_bytes for gpu in cards),
             alternatives=_alternatives(facts, asked, plan.expected_bytes, settings, cards),
         )
         if taken_bytes and not is_spilled and observation.predicted_bytes:

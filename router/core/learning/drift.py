@@ -132,7 +132,7 @@ def _explaining(seen: Observation, assumed: Setup) -> dict[str, float]:
 
     `assumed` explains what is not notable; of a model over several cards that is more, because each has a context.
     """
-    shown = seen.shown_bytes
+    shown = seen.comparable_bytes
     if shown is None:
         return {}
     likeness = {}

@@ -6,6 +6,10 @@ from dataclasses import dataclass, field, replace
 
 from router.core.learning.setup import Setup, key_of
 from router.core.memory.options import MemoryOptions
+from router.core.units import MIB
+
+MOST_CONTEXT_BYTES = 640 * MIB
+"""No driver context takes more; the largest that was measured is 555 MiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,9 +22,10 @@ class Observation:
 
     `size_bytes` and `size_vram_bytes` are those of `/api/ps`: if the load spilled they show how much went to main
     memory. `cache_bytes` is KV and recurrent state by the formula. These three may be 0, unknown. `margin_bytes` is
-    llama.cpp's fit target per card. `alternatives` are the predictions for other setups of the server, by
-    `setup.key_of`; with `is_one_slot` this model has one slot under each. `machine` is the backend's name; "" if it was
-    observed before there were several.
+    llama.cpp's fit target per card, `context_bytes` what the formula assumes for the driver contexts, which are not
+    known exactly on every card. `alternatives` are the predictions for other setups of the server, by `setup.key_of`;
+    with `is_one_slot` this model has one slot under each. `machine` is the backend's name; "" if it was observed before
+    there were several.
     """
 
     weights: str
@@ -42,6 +47,7 @@ class Observation:
     margin_bytes: int = 1 << 30
     is_one_slot: bool = False
     machine: str = ""
+    context_bytes: int = 0
     alternatives: dict[str, int] = field(default_factory=dict, compare=False)  # not compared: it follows from the rest
 
     def under(self, setup: Setup, margin_bytes: int) -> Observation:
@@ -101,6 +107,19 @@ class Observation:
         if not self.measured_bytes or (self.spilled and not self.size_bytes):
             return None
         return self.measured_bytes + (max(0, self.size_bytes - self.size_vram_bytes) if self.spilled else 0)
+
+    @property
+    def comparable_bytes(self) -> int | None:
+        """The same with the driver contexts that the formula assumes, where `/api/ps` tells the real ones apart.
+
+        It lists what a runner has booked without its contexts. What else it may lack is a buffer of a sliding window,
+        which is more than a context where it matters.
+        """
+        shown, listed = self.shown_bytes, self.size_bytes if self.spilled else self.size_vram_bytes
+        if shown is None or not (listed and self.context_bytes):
+            return shown
+        is_context = 0 <= shown - listed <= MOST_CONTEXT_BYTES * max(1, len(self.gpu_names))
+        return listed + self.context_bytes if is_context else shown
 
     def matches(self, options: MemoryOptions) -> bool:
         """Return whether `options` start the same runner, as far as memory is concerned."""

@@ -74,6 +74,42 @@ def test_what_was_recognised_holds_when_loads_are_predicted_with_it(setup):
     assert found.setup == setup
 
 
+def test_a_smaller_driver_context_than_assumed_is_not_taken_for_another_setup():
+    """What Ollama has booked shows that the caches are as configured, whatever the cards' contexts take."""
+    contexts = {"gpu_names": ("RTX A5000", "RTX 3060"), "context_bytes": 914 * MIB}
+    loads = [
+        seen(name, cache_mib, Setup(), noise_mib=-522, size_vram_bytes=predicted_bytes(cache_mib, Setup()) - 914 * MIB)
+        for name, cache_mib in (("a", 3300), ("b", 3500), ("c", 3000), ("d", 3700))
+    ]
+    assert recognise(loads, CONFIGURED) is not None  # by the probe alone
+    assert recognise([replace(one, **contexts) for one in loads], CONFIGURED) is None
+
+
+@pytest.mark.parametrize("setup", SETUPS, ids=key_of)
+def test_a_setup_is_recognised_on_cards_with_smaller_driver_contexts_than_assumed(setup):
+    """What Ollama has booked shows it, too."""
+    loads = [
+        seen(
+            name, cache_mib, setup, noise_mib=-330, gpu_names=("RTX 3060",), context_bytes=457 * MIB,
+            size_vram_bytes=predicted_bytes(cache_mib, setup) - 457 * MIB,
+        )
+        for name, cache_mib in (("a", 4096), ("b", 1500), ("c", 2900), ("d", 2000))
+    ]  # fmt: skip
+    found = recognise(loads, CONFIGURED)
+    assert found is not None
+    assert found.setup == setup
+
+
+def test_what_ollama_lists_counts_only_where_it_lacks_no_more_than_contexts():
+    """A buffer that it has lost is more: then the probe's figure tells how the server is set up."""
+    lost = {"context_bytes": 457 * MIB, "gpu_names": ("RTX A5000",)}
+    loads = [
+        seen(name, cache_mib, Setup(), size_vram_bytes=predicted_bytes(cache_mib, Setup()) - (457 + 654) * MIB, **lost)
+        for name, cache_mib in (("a", 1400), ("b", 1300), ("c", 1500))
+    ]
+    assert recognise(loads, CONFIGURED) is None
+
+
 def test_loads_that_the_configured_setup_explains_show_nothing():
     """Nor do those whose readings are odd, or that were made before setups were compared."""
     plain = [seen("a", 4096, Setup(), noise_mib=90), seen("b", 1500, Setup(), noise_mib=-90)]
