@@ -79,11 +79,15 @@ class Patience:
 
 @dataclass(slots=True, eq=False)  # by identity: comparing decisions takes longer
 class Group:
-    """Tickets that one load serves. `others_s` is what the switches cost that others wait for on the same cards."""
+    """Tickets that one load serves. `others_s` is what the switches cost that others wait for on the same cards.
+
+    `guests` are how many more it serves that wait for the same model with smaller contexts.
+    """
 
     decision: Decision
     tickets: list[Waiting] = field(default_factory=list)
     others_s: float = 0.0
+    guests: int = 0
 
     @property
     def plan(self) -> Plan | None:
@@ -99,6 +103,23 @@ class Group:
     @property
     def count(self) -> int:
         return sum(ticket.count for ticket in self.tickets)
+
+    @property
+    def served(self) -> int:
+        """How many its load serves."""
+        return self.count + self.guests
+
+    @property
+    def num_ctx(self) -> int:
+        """The context of its load."""
+        return self.decision.chosen.num_ctx if self.decision.chosen is not None else 0
+
+    def is_served_by(self, other: Group) -> bool:
+        """Return whether the load of `other` serves these too: the same model in the same place, with more context."""
+        mine, its = self.plan, other.plan
+        if mine is None or its is None or self.oldest.weights != other.oldest.weights or mine.cards != its.cards:
+            return False
+        return other.num_ctx > self.num_ctx and its.options.at(mine.options.num_ctx) == mine.options
 
     @property
     def level_s(self) -> float:
@@ -150,6 +171,8 @@ def groups_of(waiting: Sequence[Waiting]) -> list[Group]:
         groups.setdefault(key, Group(ticket.decision)).tickets.append(ticket)
     found = list(groups.values())
     _count_others([group for group in found if group.plan is not None])
+    for group in found:
+        group.guests = sum(other.count for other in found if other.is_served_by(group))
     return found
 
 

@@ -19,7 +19,8 @@
  6. ORDER      Impatient groups by how many times their bound they have waited, as a short bound is that of a cheap
                switch; from twice on by age. Then the others, most tickets per second of the switch first.
  7. START      The first group in order whose plan waits for no busy resident, and evicts none that a request was
-               just let in to.
+               just let in to. If others wait for the same model with larger contexts, it is loaded with the largest
+               that may be loaded now: that serves them all. In rule 6 they count together.
  8. APART      An impatient group that cannot start keeps its place: no group after it closes or starts anything on its
                cards, or evicts what it waits for. On other cards they do.
  9. BESIDE     Except that a load which evicts nothing may use memory that an impatient group cannot use yet, until
@@ -89,7 +90,7 @@ def turns(
         key=lambda group: (group.level_s, group.place(now_s, patience)),  # rule 6
     )
     others = [group for group in groups if group.plan is not None and group not in impatient]
-    others.sort(key=lambda group: (group.level_s, -group.count / max(LEAST_COST_S, group.cost_s)))  # rule 6
+    others.sort(key=lambda group: (group.level_s, -group.served / max(LEAST_COST_S, group.cost_s)))  # rule 6
     leading = _apart(impatient)
     closed = frozenset[str]().union(*(group.closes for group in leading))  # rule 5
     let_in = _let_in(groups, closed | giving_way, may_refuse=True)
@@ -154,13 +155,16 @@ def _start(
 ) -> Decision | None:
     """Apply rules 7 to 9 and return the decision of the group to load for."""
     blocked: list[Group] = []
+
+    def may_start(plan: Plan | None) -> bool:
+        if plan is None or plan.waits_for or in_use.intersection(plan.evict):
+            return False
+        return all(_may_go_beside(plan, other, now_s, patience) for other in blocked if _meet(plan, other.plan))
+
     for group in ordered:
-        plan = group.plan
-        assert plan is not None  # only those that wait for a load are ordered
-        is_ready = not plan.waits_for and not in_use.intersection(plan.evict)
-        before = [other for other in blocked if _meet(plan, other.plan)]
-        if is_ready and all(_may_go_beside(plan, other, now_s, patience) for other in before):
-            return group.decision
+        if may_start(group.plan):
+            wider = (other for other in ordered if group.is_served_by(other) and may_start(other.plan))
+            return max((group, *wider), key=lambda one: one.num_ctx).decision
         if group in leading:
             blocked.append(group)
     return None

@@ -41,7 +41,7 @@ def test_an_empty_line_changes_nothing():
 
 def test_rule_1_tickets_for_the_same_weights_and_context_wait_for_one_load():
     """The oldest ticket's age counts for everybody who waits for the same load, at another context it does not."""
-    old, young = loads(MIDDLE, evicts=[BIG.weights]), loads(MIDDLE, evicts=[SMALL.weights], num_ctx=32768)
+    old, young = loads(MIDDLE, evicts=[BIG.weights]), loads(MIDDLE, evicts=[SMALL.weights], num_ctx=32768, cards=(1,))
     residents = {BIG: Loaded(1), SMALL: Loaded(2)}
     found = at_once(ticket(0, young), ticket(1, old, age_s=OLD_S), ticket(2, old), residents=residents)
     assert (found.start, found.closed) == (old, {BIG.weights})
@@ -251,6 +251,39 @@ def test_rule_7_nothing_is_evicted_that_a_request_was_just_let_in_to():
 
 
 BUSY = ticket(0, loads(BIG, evicts=[SMALL.weights], waits_for=[SMALL.weights]), age_s=OLD_S + 1)
+
+
+def test_rule_7_a_model_is_loaded_with_the_largest_context_that_others_wait_for():
+    """One load serves both, though the smaller context was asked for first."""
+    small, large = loads(BIG, num_ctx=4096), loads(BIG, num_ctx=16384, evicts=[TINY.weights])
+    found = at_once(ticket(0, small, age_s=OLD_S), ticket(1, large), residents={TINY: Loaded()})
+    assert found.start == large
+
+
+def test_rule_7_a_larger_context_that_cannot_be_loaded_now_keeps_nobody_waiting():
+    """It waits for a busy resident, or evicts one that a request was just let in to, or lies on other cards."""
+    small = loads(BIG, num_ctx=4096, cards=(0,))
+    for large in (
+        loads(BIG, num_ctx=16384, evicts=[TINY.weights], waits_for=[TINY.weights]),
+        loads(BIG, num_ctx=16384, evicts=[SMALL.weights]),
+        loads(BIG, num_ctx=16384, cards=(0, 1)),
+    ):
+        waiting = ticket(0, small, age_s=OLD_S), ticket(1, large), ticket(2, uses(SMALL))
+        assert at_once(*waiting, residents={TINY: Loaded(1), SMALL: Loaded(2)}).start == small
+
+
+def test_rule_7_another_model_is_never_loaded_in_place_of_the_first_in_order():
+    """However large the context is that it is waited for with."""
+    first = loads(BIG, num_ctx=4096)
+    assert at_once(ticket(0, first, age_s=OLD_S), ticket(1, loads(MIDDLE, num_ctx=32768))).start == first
+
+
+def test_rule_6_those_that_one_load_serves_count_together():
+    """Two that wait for one model with different contexts come before one that waits for another."""
+    alone = ticket(0, loads(MIDDLE, cost_s=4.0, evicts=[TINY.weights]))
+    both = ticket(1, loads(BIG, num_ctx=4096, cost_s=5.0)), ticket(2, loads(BIG, num_ctx=8192, cost_s=5.0))
+    assert started(at_once(alone, both[0], residents={TINY: Loaded()})) == MIDDLE
+    assert at_once(alone, *both, residents={TINY: Loaded()}).start == both[1].decision
 
 
 def test_rule_8_nothing_that_evicts_on_the_same_card_is_started_before_an_impatient_group():
