@@ -32,7 +32,7 @@ class Residents(Mapping[str, Tracked]):
         self.get = self._entries.get  # type: ignore[method-assign]  # Mapping's own raises and catches per miss
         self._leaving: dict[str, Tracked] = {}  # gone from ps while requests are still under way
         self._used: dict[str, Uses] = {}  # of weights that are not loaded now
-        self._let_spill: set[str] = set()  # weights that requests loaded because a rule allows them to spill
+        self._by_request: set[str] = set()  # weights that requests of this router have loaded, not a switch
         self._keep = keep
         self._epoch = epoch
         self._on_leave: Callable[[Tracked, float], None] = lambda _tracked, _now_s: None
@@ -101,11 +101,11 @@ class Residents(Mapping[str, Tracked]):
 
     def let_spill(self, weights: str) -> None:
         """Record that a request may load these weights, though they do not fit."""
-        self._let_spill.add(weights)
+        self._by_request.add(weights)
 
     def is_ours(self, tracked: Tracked) -> bool:
         """Return True if the router, or a request that it let through, caused the load."""
-        return tracked.options is not None or tracked.weights in self._let_spill
+        return tracked.options is not None or tracked.weights in self._by_request
 
     def assume(self, tracked: Tracked, held_bytes: dict[int, int]) -> None:
         """Book the memory that a resident is assumed to hold, in bytes per card."""
@@ -129,7 +129,7 @@ class Residents(Mapping[str, Tracked]):
         gone = [self._entries.pop(weights) for weights in list(self._entries) if weights not in seen]
         for tracked in gone:
             self._remember_uses(tracked)
-            self._let_spill.discard(tracked.weights)
+            self._by_request.discard(tracked.weights)
             if tracked.in_flight:  # their ends must be counted even if it never comes back
                 self._leaving[tracked.weights] = tracked
             self._epoch.advance()
@@ -160,5 +160,6 @@ class Residents(Mapping[str, Tracked]):
         if before is not None and before.in_flight:
             before.back_as(tracked)
             tracked = before
+            self._by_request.add(weights)  # one was sent to it just as it left, and Ollama has loaded it for that
         self._entries[weights] = tracked
         self._epoch.advance()

@@ -143,6 +143,20 @@ def test_an_entry_that_comes_back_has_its_requests_in_flight():
     assert (tracked.in_flight, book.idle) == (0, 1)
 
 
+def test_an_entry_that_comes_back_for_a_request_of_the_router_is_its_own():
+    """Nobody else has loaded it: Ollama did, for the request that was sent to it just as it left."""
+    book, tracked = one()
+    tracked.loaded(OPTIONS, 330.0, 1.0, {0: GIB})
+    book.residents.enter("small")
+    book.ps()
+    book.ps(small=row_of(SMALL))
+    assert book.residents.is_ours(tracked)
+    book.residents.leave(tracked, 10.0)
+    book.ps()
+    book.ps(small=row_of(SMALL))
+    assert not book.residents.is_ours(book.residents["small"])
+
+
 def test_an_entry_that_comes_back_has_no_free_memory_of_an_earlier_load():
     """What the driver had free before the load that nobody has seen is unknown."""
     book, tracked = one()
