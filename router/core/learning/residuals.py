@@ -6,6 +6,7 @@ does not show (KV type, parallel slots), driver context, growth. Rules, all on t
 1. The same weights with the same options: the largest residual of the recent loads; their spread widens the safety.
 2. The same weights with another context: the residual is partly constant, partly in proportion to the context. Each
    load gives an upper bound, the larger of the two; the least of these bounds counts.
+   On other cards only what adds counts: their driver contexts differ, and over several cards the formula errs otherwise.
 3. Other weights: what loads show of the server's setup (`drift.recognise`) counts for every model, and past loads are
    compared with the formula for that setup. A constant of the card (`trust.card_constants`), or one without a known
    reason, counts if two models agree on it, and only if it adds.
@@ -231,11 +232,13 @@ def _estimate(
     if not trusted:
         residual = _at_most(seen[-1], options)
         return max(0, residual), None, f"learned on Ollama {seen[-1].ollama_version}, which may differ"
-    here = [one for one in trusted if one.gpu_names == gpu_names] or trusted
-    recent = _since_last_change(here)
+    here = [one for one in trusted if one.gpu_names == gpu_names]
+    recent = _since_last_change(here or trusted)
     same = [one for one in recent if one.matches(options)]
     residuals = [_at_most(one, options) for one in same or recent]
     newest, residual = recent[0], max(residuals) if same else min(residuals)
+    if residual < 0 and not here:
+        return 0, None, "learned on other cards, which may differ"
     spread = min(max(residuals) - min(residuals), _MOST_SPREAD_BYTES)
     stretch = 0 if same else min(abs(residual), _MOST_SPREAD_BYTES)
     if not any(_has_graph(one, options) for one in recent):  # the formula's error with this graph was not seen

@@ -51,6 +51,16 @@ def test_a_jump_of_the_residual_discards_earlier_loads() -> None:
     assert (residual, note) == (0, "learned from 1 load")
 
 
+def test_what_a_load_took_less_on_other_cards_is_not_taken_off_on_these() -> None:
+    """Two small driver contexts, say, where there is one now; what it took more counts."""
+    both = {"gpu_names": ("RTX 3090", "RTX 3060")}
+    less, more = Learned.of([load(residual_mib=-900, **both)]), Learned.of([load(residual_mib=300, **both)])
+    expected = (0, None, "learned on other cards, which may differ")
+    assert less.residual_bytes("a", OPTIONS, GPUS, "0.33.0") == expected
+    assert less.residual_bytes("a", OPTIONS, both["gpu_names"], "0.33.0")[0] == -900 * MIB
+    assert more.residual_bytes("a", OPTIONS, GPUS, "0.33.0")[0] == 300 * MIB
+
+
 @pytest.mark.parametrize(
     ("residual_mib", "num_ctx", "expected_mib"),
     [(400, 16384, 800), (400, 4096, 400), (-400, 16384, -400), (-400, 4096, -200)],
