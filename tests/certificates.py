@@ -32,10 +32,10 @@ class Certificate(NamedTuple):
         return context
 
 
-def certificate(folder: Path, name: str = "one") -> Certificate:
-    """Make a certificate for 127.0.0.1 and localhost, whose organisation is `name`."""
+def certificate(folder: Path, name: str = "one", names: str = "IP:127.0.0.1,DNS:localhost") -> Certificate:
+    """Make a certificate for `names`, whose organisation is `name`."""
     made = Certificate(folder / f"{name}.pem", folder / f"{name}.key")
-    subject = ["-subj", f"/O={name}/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost"]
+    subject = ["-subj", f"/O={name}/CN=127.0.0.1", "-addext", f"subjectAltName={names}"]
     kind = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
     files = ["-keyout", str(made.key), "-out", str(made.cert)]
     subprocess.run(["openssl", "req", "-x509", *kind, *subject, *files], check=True, capture_output=True)

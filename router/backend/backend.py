@@ -276,6 +276,7 @@ def relay_to(endpoint: Endpoint, section: BackendSection, config: Config, pool: 
     return HttpRelay(
         endpoint.url,
         tls=endpoint.tls,
+        tls_name=endpoint.tls_name,
         authorization=endpoint.authorization,
         connect_timeout_s=config.timeouts.connect_s,
         first_byte_timeout_s=config.timeouts.first_byte_s,

@@ -14,11 +14,15 @@ MOST_BYTES = 64 << 10
 
 
 class Endpoint(NamedTuple):
-    """A base URL; `tls` is None for the system's authorities; `authorization` is the value of that header, or ""."""
+    """A base URL; `tls` is None for the system's authorities; `authorization` is the value of that header, or "".
+
+    `tls_name` is the name that its certificate must have; "" = the host of the URL.
+    """
 
     url: str
     tls: ssl.SSLContext | None
     authorization: str
+    tls_name: str = ""
 
 
 def endpoint_of(section: BackendSection, name: str) -> Endpoint:
@@ -35,7 +39,7 @@ def endpoint_of(section: BackendSection, name: str) -> Endpoint:
     elif section.basic_file is not None:
         pair = pair_in(section.basic_file, f"{where}.basic_file")
         authorization = f"Basic {base64.b64encode(pair.encode()).decode()}"
-    return Endpoint(section.url, tls, authorization)
+    return Endpoint(section.url, tls, authorization, section.discover.tls_name or "")
 
 
 def trusting(path: str, key: str) -> ssl.SSLContext:

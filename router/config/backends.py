@@ -119,6 +119,8 @@ class BackendSection(Section):
             return self
         if self.key_file is None or not self.discover.ways:
             raise allowed("kind: node together with key_file, and static, dns or endpointslices in discover")
+        if (self.ca or self.client_cert) and not self.discover.is_tls:
+            raise allowed("ca and client_cert together with discover.tls_name, or with https: in discover.static")
         if foreign := sorted(_OF_AN_OLLAMA & self.model_fields_set):
             raise allowed(f"kind: node without {', '.join(foreign)}, which each node has for its own Ollama")
         return self

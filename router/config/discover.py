@@ -33,6 +33,8 @@ class Discover(Section):
     """a name whose addresses are the nodes, as of a headless Service"""
     port: Port = 11435
     """for dns and endpointslices: port of the nodes"""
+    tls_name: Host | None = None
+    """for dns and endpointslices: nodes are asked over TLS and have certificates of this name; null = without TLS"""
     every_s: Positive = 5.0
     """for dns: how often the name is asked for; for endpointslices: pause after a failure"""
     endpointslices: Service | None = None
@@ -44,6 +46,17 @@ class Discover(Section):
     def ways(self) -> tuple[str, ...]:
         """The keys that say where nodes are, of those that are set."""
         return tuple(key for key in ("static", "dns", "endpointslices") if getattr(self, key))
+
+    @property
+    def is_tls(self) -> bool:
+        """True if nodes are asked over TLS, or some of those that are listed."""
+        return self.tls_name is not None or any(url.startswith("https:") for url in self.static)
+
+    @model_validator(mode="after")
+    def _has_a_name_for_those_that_are_found(self) -> Discover:
+        if self.tls_name is not None and not (self.dns or self.endpointslices):
+            raise allowed("tls_name together with dns or endpointslices; a URL of static says https itself")
+        return self
 
     @model_validator(mode="after")
     def _is_one_way(self) -> Discover:

@@ -20,13 +20,21 @@ async def resolve(name: str, port: int) -> Sequence[str]:
 class DnsNodes:
     """The nodes at the addresses of `name`, which is asked for every `every_s` seconds.
 
-    `report` is called with a sentence when the name cannot be resolved, once until it can be again.
+    With `is_tls` their URLs begin with `https:`. `report` is called with a sentence when the name cannot be resolved,
+    once until it can be again.
     """
 
     def __init__(
-        self, name: str, port: int, every_s: float, report: Callable[[str], None], resolve: Resolve = resolve
+        self,
+        name: str,
+        port: int,
+        every_s: float,
+        report: Callable[[str], None],
+        resolve: Resolve = resolve,
+        *,
+        is_tls: bool = False,
     ) -> None:
-        self._name, self._port, self._every_s = name, port, every_s
+        self._name, self._port, self._every_s, self._is_tls = name, port, every_s, is_tls
         self._report = report
         self._resolve = resolve
         self._is_failing = False
@@ -51,4 +59,4 @@ class DnsNodes:
             self._is_failing = True
             return None
         self._is_failing = False
-        return bounded({address: url_of(address, self._port) for address in addresses})
+        return bounded({address: url_of(address, self._port, is_tls=self._is_tls) for address in addresses})

@@ -45,8 +45,8 @@ class Unusable(Exception):
 class EndpointSlices:
     """The ready endpoints of `service` ("NAMESPACE/NAME") by an API server.
 
-    `token_file` is read for each request, for tokens expire; None = no token. `pause_s` is the pause after a failure,
-    which `report` is told, once until a list succeeds.
+    With `is_tls` their URLs begin with `https:`. `token_file` is read for each request, for tokens expire; None = no
+    token. `pause_s` is the pause after a failure, which `report` is told, once until a list succeeds.
     """
 
     def __init__(
@@ -59,11 +59,12 @@ class EndpointSlices:
         report: Callable[[str], None],
         token_file: str | None = None,
         tls: ssl.SSLContext | None = None,
+        is_tls: bool = False,
     ) -> None:
         namespace, _, name = service.partition("/")
         self._path = f"/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices"
         self._of_service = {"labelSelector": f"kubernetes.io/service-name={name}"}
-        self._service, self._port, self._pause_s = service, port, pause_s
+        self._service, self._port, self._is_tls, self._pause_s = service, port, is_tls, pause_s
         self._report = report
         self._token_file = token_file
         self._is_failing = False
@@ -142,13 +143,13 @@ class EndpointSlices:
         return headers
 
     def _tell(self, tell: Tell) -> None:
-        tell(bounded(nodes_in(self._slices.values(), self._port)))
+        tell(bounded(nodes_in(self._slices.values(), self._port, is_tls=self._is_tls)))
 
 
 # --- reading ---------------------------------------------------------------------------------------------------
 
 
-def nodes_in(slices: Iterable[Mapping[str, Any]], port: int) -> Nodes:
+def nodes_in(slices: Iterable[Mapping[str, Any]], port: int, *, is_tls: bool = False) -> Nodes:
     """Return the nodes of these slices: the ready endpoints, by the UID of their pods.
 
     A pod with addresses of IPv4 and of IPv6 stands in two slices, and is always reached by the same one.
@@ -161,7 +162,8 @@ def nodes_in(slices: Iterable[Mapping[str, Any]], port: int) -> Nodes:
             if not _is_ready(endpoint) or not isinstance(addresses, list) or not addresses:
                 continue
             address = str(addresses[0])
-            found.setdefault(str(_mapping(endpoint.get("targetRef")).get("uid") or address), url_of(address, port))
+            key = str(_mapping(endpoint.get("targetRef")).get("uid") or address)
+            found.setdefault(key, url_of(address, port, is_tls=is_tls))
     return found
 
 

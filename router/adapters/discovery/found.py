@@ -23,9 +23,10 @@ class Discovery(Protocol):
         """
 
 
-def url_of(address: str, port: int) -> str:
+def url_of(address: str, port: int, *, is_tls: bool = False) -> str:
     """Return the URL of a node at an address, which may be one of IPv6."""
-    return f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
+    host = f"[{address}]" if ":" in address else address
+    return f"{'https' if is_tls else 'http'}://{host}:{port}"
 
 
 def bounded(nodes: Nodes) -> Nodes:

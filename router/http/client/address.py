@@ -8,7 +8,10 @@ from urllib.parse import urlsplit
 
 
 class Address(NamedTuple):
-    """An upstream's address; `prefix` is put in front of every target, `fixed` are header lines of every request."""
+    """An upstream's address; `prefix` is put in front of every target, `fixed` are header lines of every request.
+
+    `tls_name` is the name that its certificate must have.
+    """
 
     url: str
     host: str
@@ -16,12 +19,13 @@ class Address(NamedTuple):
     prefix: bytes
     fixed: bytes
     tls: ssl.SSLContext | None
+    tls_name: str | None
 
     @classmethod
-    def of(cls, base_url: str, tls: ssl.SSLContext | None, authorization: str = "") -> Address:
+    def of(cls, base_url: str, tls: ssl.SSLContext | None, authorization: str = "", tls_name: str = "") -> Address:
         """Parse a base URL; `tls` is used for ``https``, None for the default context.
 
-        `authorization` is the value of that header in every request.
+        `authorization` is the value of that header in every request. `tls_name` is as in Address; "" = the URL's host.
 
         Raises ValueError for a URL that cannot be the base URL of an upstream.
         """
@@ -34,4 +38,5 @@ class Address(NamedTuple):
             fixed += b"authorization: %b\r\n" % authorization.encode("ascii")
         port = url.port or (443 if is_tls else 80)
         context = (tls or ssl.create_default_context()) if is_tls else None
-        return cls(base_url, url.hostname, port, url.path.rstrip("/").encode("ascii"), fixed, context)
+        name = (tls_name or url.hostname) if is_tls else None
+        return cls(base_url, url.hostname, port, url.path.rstrip("/").encode("ascii"), fixed, context, name)

@@ -190,7 +190,7 @@ class Connections:
                     address.host,
                     address.port,
                     ssl=address.tls,
-                    server_hostname=address.host if address.tls else None,
+                    server_hostname=address.tls_name,
                 )
             if wire.is_closed:
                 raise ConnectionGone("the upstream closed the connection at once")

@@ -34,10 +34,10 @@ class HttpRelay:
 
     `base_url` may be ``https://`` and may have a path, which is put in front of every target. `pool_size` bounds the
     open connections; a request that finds none free waits for at most `pool_wait_s`, then Busy is raised. `reserve` are
-    further ones, for `connect_reserved` while all of the pool are in use. An unused connection is closed after
-    `idle_expiry_s`, any one whose other end acknowledges nothing after `silent_s`. With `suppress_cancel` an answer
-    that is given up is drained instead of cut off, up to `unwanted_bytes` and for at most `unwanted_s`. Raises
-    ValueError for an invalid `base_url`.
+    further ones, for `connect_reserved` while all of the pool are in use. `tls_name` is the name that its certificate
+    must have; "" = the host of the URL. An unused connection is closed after `idle_expiry_s`, any one whose other end
+    acknowledges nothing after `silent_s`. With `suppress_cancel` an answer that is given up is drained instead of cut
+    off, up to `unwanted_bytes` and for at most `unwanted_s`. Raises ValueError for an invalid `base_url`.
     """
 
     def __init__(
@@ -54,11 +54,12 @@ class HttpRelay:
         silent_s: float = 20.0,
         tls: ssl.SSLContext | None = None,
         authorization: str = "",
+        tls_name: str = "",
         suppress_cancel: bool = False,
         unwanted_bytes: int = 64 << 20,
         unwanted_s: float = 300.0,
     ) -> None:
-        self._address = Address.of(base_url, tls, authorization)
+        self._address = Address.of(base_url, tls, authorization, tls_name)
         pool = PoolLimits(pool_size, connect_timeout_s, pool_wait_s, idle_expiry_s, silent_s)
         limits = ExchangeLimits(first_byte_timeout_s, idle_timeout_s, suppress_cancel, unwanted_bytes, unwanted_s)
         self._fronts: dict[tuple[bytes, bytes, bytes], bytes] = {}

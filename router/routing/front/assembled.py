@@ -6,6 +6,7 @@ import os
 import ssl
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from router.adapters.discovery.dns import DnsNodes
@@ -82,12 +83,14 @@ def discovery_of(section: BackendSection, name: str, report: Callable[[str], Non
     """Return what finds the nodes. Raises ConfigError where there is no API server to ask."""
     found = section.discover
     if found.dns is not None:
-        return DnsNodes(found.dns, found.port, found.every_s, report)
+        return DnsNodes(found.dns, found.port, found.every_s, report, is_tls=found.is_tls)
     if found.endpointslices is None:
         return StaticNodes(found.static)
-    about = found.endpointslices, found.port
+    slices = partial(
+        EndpointSlices, found.endpointslices, found.port, pause_s=found.every_s, report=report, is_tls=found.is_tls
+    )
     if found.api is not None:
-        return EndpointSlices(*about, url=found.api, pause_s=found.every_s, report=report)
+        return slices(url=found.api)
     host, port = os.environ.get("KUBERNETES_SERVICE_HOST", ""), os.environ.get("KUBERNETES_SERVICE_PORT", "443")
     where = f"backends.{name}.discover.endpointslices"
     if not host:
@@ -99,4 +102,4 @@ def discovery_of(section: BackendSection, name: str, report: Callable[[str], Non
         why = f"{ACCOUNT} cannot be used: {error.strerror or error}"
         raise ConfigError(f"{where}: {why}; allowed: in a pod with the token of its account") from None
     token = str(ACCOUNT / "token")
-    return EndpointSlices(*about, url=url, pause_s=found.every_s, report=report, token_file=token, tls=tls)
+    return slices(url=url, token_file=token, tls=tls)

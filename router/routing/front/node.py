@@ -37,6 +37,7 @@ class Links:
             HttpRelay(
                 endpoint.url,
                 tls=endpoint.tls,
+                tls_name=endpoint.tls_name,
                 authorization=endpoint.authorization,
                 connect_timeout_s=CONNECT_S,
                 first_byte_timeout_s=FIRST_VIEW_S,

@@ -50,6 +50,17 @@ def test_the_addresses_of_a_name_are_followed():
     assert asked == [("nodes.llm", 11435)] * 4
 
 
+def test_nodes_with_certificates_are_told_with_https():
+    """Of IPv6 as well."""
+
+    async def look(_name, _port):
+        return ["10.0.0.1", "fd00::2"]
+
+    assert told_by(DnsNodes("nodes", 1, 5.0, print, look, is_tls=True), 1) == [
+        {"10.0.0.1": "https://10.0.0.1:1", "fd00::2": "https://[fd00::2]:1"}
+    ]
+
+
 def test_a_name_that_cannot_be_resolved_takes_no_node_away():
     """It is reported once until it can be again."""
     said = []

@@ -13,9 +13,11 @@ from router.app import running
 from router.config import load_config
 from router.errors import ConfigError
 from tests.adapters.discovery.test_endpointslices import Api, endpoint, listed, slice_of
+from tests.certificates import certificate, needs_openssl
 from tests.config.keys.play import get, record, send
 from tests.http.raw_upstream import raw_upstream
 from tests.routing.front.stage import KEY, SMALL, FakeNode
+from tests.routing.front.test_tls import asked, files, secured
 
 ASK = {"model": SMALL, "prompt": "hi"}
 OWN = {"listen": "127.0.0.1:0", "admin": "127.0.0.1:0", "store.path": ":memory:"}
@@ -145,6 +147,22 @@ def test_every_s_is_the_pause_after_a_failure(tmp_path):
     assert [after(1.0), after(30.0)] == [1, 0]
 
 
+@needs_openssl
+@pytest.mark.real_time
+@pytest.mark.key("backends.*.discover.tls_name")
+async def test_nodes_that_a_name_leads_to_have_certificates_of_tls_name(tmp_path):
+    """Whatever their addresses are; a node with another certificate gets neither the key nor a prompt."""
+    ours = certificate(tmp_path, names="DNS:nodes.llm")
+    for tls_name, expected in (("nodes.llm", 200), ("others.llm", 503)):
+        keys = {"ca": str(ours.cert), "discover.tls_name": tls_name}
+        async with secured(tmp_path, files(ours), **keys) as (node, front):
+            await record(front.admin_url)
+            status, _, said = await asked(front)
+            assert status == expected, said
+            assert bool(node.upstream("/api/generate")) == (expected == 200)
+            assert ("certificate" in said) == (expected == 503)
+
+
 @pytest.mark.parametrize(
     ("keys", "text"),
     [
@@ -153,6 +171,8 @@ def test_every_s_is_the_pause_after_a_failure(tmp_path):
         ({"kind": "node", "key_file": "k", "discover.static": ["http://a:1"], "discover.dns": "b"}, "one of static"),
         ({"kind": "node", "key_file": "k", "discover.dns": "b", "url": "http://a:1"}, "without url"),
         ({"kind": "node", "key_file": "k", "discover.dns": "b", "gpus": "none"}, "without gpus"),
+        ({"kind": "node", "key_file": "k", "discover.dns": "b", "ca": "c"}, "ca and client_cert together with"),
+        ({"kind": "node", "key_file": "k", "discover.static": ["https://a:1"], "discover.tls_name": "b"}, "tls_name"),
         ({"key_file": "k"}, "together with kind: node"),
         ({"discover.dns": "b"}, "together with kind: node"),
         ({"kind": "node", "key_file": "k", "discover.endpointslices": "nodes"}, "such as"),

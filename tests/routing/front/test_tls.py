@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -17,12 +18,19 @@ pytestmark = [pytest.mark.real_time, needs_openssl]
 
 @asynccontextmanager
 async def secured(folder, tls, **front):
-    """Run a front with these keys of its backend before a node with these keys of `tls`, with `https:` between them."""
+    """Run a front with these keys of its backend before a node with these keys of `tls`, with `https:` between them.
+
+    The node is listed, or with `discover.tls_name` found by its address.
+    """
     (folder / "key").write_text(KEY)
     shown = {f"tls.{key}": str(value) for key, value in tls.items()}
     async with noded({**ALONE, **shown}, models=(SMALL,)) as node:
         options = {"listen": "127.0.0.1:0", "admin": "127.0.0.1:0", **ALONE}
-        pool = {"kind": "node", "key_file": str(folder / "key"), "discover.static": [node.url], **front}
+        at = urlsplit(node.url)
+        found = {"discover.dns": at.hostname, "discover.port": at.port}
+        listed = {"discover.static": [node.url]}
+        pool = {"kind": "node", "key_file": str(folder / "key"), **(found if "discover.tls_name" in front else listed)}
+        pool |= front
         options |= {f"backends.pool.{key}": value for key, value in pool.items()}
         async with running(load_config(env={}, options=options)) as found:
             yield node, found
