@@ -6,7 +6,7 @@ does not show (KV type, parallel slots), driver context, growth. Rules, all on t
 1. The same weights with the same options: the largest residual of the recent loads; their spread widens the safety.
 2. The same weights with another context: the residual is partly constant, partly in proportion to the context. Each
    load gives an upper bound, the larger of the two; the least of these bounds counts.
-   On other cards only what adds counts: their driver contexts differ, and over several cards the formula errs otherwise.
+   On other cards only what adds counts: their driver contexts differ, and over several the formula errs otherwise.
 3. Other weights: what loads show of the server's setup (`drift.recognise`) counts for every model, and past loads are
    compared with the formula for that setup. A constant of the card (`trust.card_constants`), or one without a known
    reason, counts if two models agree on it, and only if it adds.
