@@ -11,9 +11,13 @@ from typing import Any
 
 from router.core.ollama import show as shown
 from router.core.ollama.figures import MAX_TEXT, ImplausibleFigure, check_metadata, check_vision
+from router.core.ollama.series import Series, series
 
 _MOST_BARE = 64
 """The most parts and capabilities, and letters of a capability, of a model whose metadata takes too much memory."""
+
+Kin = tuple[str, Series]
+"""Family and series: models of one kin may replace each other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +40,8 @@ class ModelFacts:
     `model_info`, with its arrays if the server sent them, but without the tokenizer's (`vocab` is their length, or 0).
     `projector` is `projector_info`, the metadata of a vision tower in a blob of its own. `tensors` is empty if the
     server listed none. `is_remote`: another server runs the model, whatever its name. `doubt` names a figure
-    that cannot be: then metadata and tensors are empty, and the model is sized by its download.
+    that cannot be: then metadata and tensors are empty, and the model is sized by its download. `kin` follows from the
+    family and the name.
     """
 
     name: str
@@ -57,6 +62,11 @@ class ModelFacts:
     doubt: str = ""
     has_adapters: bool = False
     has_draft: bool = False
+    kin: Kin = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Work out the kin here, where models are read one by one: chains look at those of all models."""
+        object.__setattr__(self, "kin", (self.family, series(self.name)))
 
     @staticmethod
     def of_show(row: Mapping[str, Any], show: Mapping[str, Any]) -> ModelFacts:
