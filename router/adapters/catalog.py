@@ -6,6 +6,7 @@ A digest identifies its content, so each digest is shown once. A name that moves
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
@@ -22,7 +23,11 @@ from router.errors import BadRequest
 _Named = tuple[str, str, bool]
 """The name of a model, its digest, and whether it was shown."""
 
-ROWS_AT_ONCE = 500
+ROWS_AT_ONCE = 100
+"""Of thousands; others get their turn in between. The facts of one may take 40 µs."""
+
+SHOWN_AT_ONCE = 1000
+"""Rows whose models were shown; the facts of one exist already, perhaps under another name."""
 
 SETTLE_S = 1.0
 """A reading waits at most this long for the shows of new models; they usually take less."""
@@ -59,8 +64,10 @@ class CatalogReader:
         self._rows: dict[str, Row] = {}
         self._named: dict[_Named, ModelFacts] = {}  # of the models that are listed
         self._catalog: Mapping[str, ModelFacts] = MappingProxyType({})
-        self._unshown: dict[str, Row] = {}  # those of the catalog that were not shown yet
+        self._unshown: dict[str, list[str]] = {}  # keys in the catalog by the digests that were not shown yet
+        self._better: deque[str] = deque()  # those of them whose models were shown
         self._reading: asyncio.Task[Mapping[str, ModelFacts]] | None = None
+        self._freeing: asyncio.TimerHandle | None = None
 
     def notify(self, on_shown: Callable[[], None]) -> None:
         """Call `on_shown` whenever `catalog` has better facts of a model than before."""
@@ -82,17 +89,22 @@ class CatalogReader:
         return await asyncio.shield(self._reading)
 
     def catalog(self) -> Mapping[str, ModelFacts]:
-        """Return what is known now of the models that were listed last."""
+        """Return what is known now of the models that were listed last.
+
+        If very many are known better, because they have one digest, the rest of them are told a moment later.
+        """
+        for digest in self._shows.taken_news():
+            self._better.extendleft(self._unshown.pop(digest, ()))  # what was shown last may be waited for
         better: dict[str, ModelFacts] = {}
-        for key, row in self._unshown.items():
-            if (shown := self._shows.facts(_digest(key, row))) is not None:
+        while self._better and len(better) < SHOWN_AT_ONCE:
+            key = self._better.popleft()
+            if (row := self._rows.get(key)) and (shown := self._shows.facts(_digest(key, row))):
                 better[key] = _under_name(row, shown)
+                self._named[_name(row), _digest(key, row), True] = better[key]
         if better:
             self._catalog = MappingProxyType({**self._catalog, **better})
-            self._named |= {
-                (facts.name, _digest(key, self._unshown[key]), True): facts for key, facts in better.items()
-            }
-            self._unshown = {key: row for key, row in self._unshown.items() if key not in better}
+        if self._better:
+            asyncio.get_running_loop().call_soon(self._on_shown)
         return self._catalog
 
     @property
@@ -113,6 +125,8 @@ class CatalogReader:
         """Cancel what is being read."""
         if self._reading is not None:
             self._reading.cancel()
+        if self._freeing is not None:
+            self._freeing.cancel()
         await self._shows.aclose()
 
     async def _read(self) -> Mapping[str, ModelFacts]:
@@ -120,11 +134,17 @@ class CatalogReader:
         for number, row in enumerate(await self._tags(), 1):
             if key := _key(row):
                 rows[key] = row
-            if number % ROWS_AT_ONCE == 0:  # of thousands; others get their turn in between
+            if number % ROWS_AT_ONCE == 0:
                 await asyncio.sleep(0)
+        wanted = {_digest(key, row): row for key, row in rows.items()}
+        await asyncio.sleep(0)
+        self._shows.list_only(wanted.keys())
+        await asyncio.sleep(0)
         self._rows = rows
-        self._shows.want({_digest(key, row): row for key, row in self._rows.items()})
+        self._shows.want(wanted)
+        await asyncio.sleep(0)
         await self._make_catalog(rows)
+        self._free()
         await self._shows.settle(SETTLE_S)
         return self.catalog()
 
@@ -132,15 +152,26 @@ class CatalogReader:
         """Set the facts of the models in `rows`; in steps, too."""
         catalog: dict[str, ModelFacts] = {}
         named: dict[_Named, ModelFacts] = {}
-        unshown: dict[str, Row] = {}
+        unshown: dict[str, list[str]] = {}
         for number, (key, row) in enumerate(rows.items(), 1):
             known, catalog[key] = self._facts(key, row)
             named[known] = catalog[key]
             if not known[2]:
-                unshown[key] = row
+                unshown.setdefault(known[1], []).append(key)
             if number % ROWS_AT_ONCE == 0:
                 await asyncio.sleep(0)
+        self._shows.leaving.add([facts for known, facts in self._named.items() if known not in named])
         self._catalog, self._named, self._unshown = MappingProxyType(catalog), named, unshown
+        self._better.clear()
+        for digest in [digest for digest in unshown if self._shows.facts(digest) is not None]:  # shown meanwhile
+            self._better.extend(unshown.pop(digest))
+
+    def _free(self) -> None:
+        """Free what is gone, in steps."""
+        if self._freeing is not None:
+            self._freeing.cancel()
+        pause_s = self._shows.leaving.let_go()
+        self._freeing = asyncio.get_running_loop().call_later(pause_s, self._free) if pause_s else None
 
     async def _tags(self) -> list[dict[str, Any]]:
         try:

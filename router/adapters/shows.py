@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from cachetools import LRUCache
 
 from router.adapters.control import Refused
+from router.adapters.leaving import Leaving
 from router.adapters.shown_models import ShownModels
 from router.core.memory.shape import shape_of
 from router.core.ollama.model import ModelFacts
@@ -68,6 +69,7 @@ class Shows:
         self._on_shown = on_shown
         self._report = report
         self._facts = kept or ShownModels()
+        self._news: dict[str, None] = {}  # digests that were shown since `taken_news`
         self._failed: LRUCache[str, tuple[str, float, float]] = LRUCache(_MAX_KEPT)  # reason, not before, pause
         self._asked_at_s: dict[str, float] = {}  # open ones that something waits for
         self._queue: dict[str, Row] = {}
@@ -80,6 +82,16 @@ class Shows:
     def facts(self, digest: str) -> ModelFacts | None:
         """Return the facts that the model was shown with, None if it was not shown yet."""
         return self._facts.get(digest)
+
+    @property
+    def leaving(self) -> Leaving:
+        """What is forgotten, to be freed."""
+        return self._facts.leaving
+
+    def taken_news(self) -> list[str]:
+        """Return the digests of the models that were shown since the last call."""
+        news, self._news = self._news, {}
+        return list(news)
 
     @property
     def is_reading(self) -> bool:
@@ -95,21 +107,26 @@ class Shows:
             return False
         return self._now() < self._patient_until_s(digest, patience_s)
 
+    def list_only(self, digests: Collection[str]) -> None:
+        """Set which models are listed: those that are not are forgotten some time."""
+        self._facts.list_only(digests)
+
     def want(self, rows: Mapping[str, Row]) -> None:
         """Set the models to show by digest; those that were shown already, or failed just now, are left out."""
         now_s = self._now()
-        self._facts.list_only(rows.keys())
         self._queue = {
             digest: row
             for digest, row in rows.items()
-            if digest not in self._facts and digest not in self._running and self._may_try(digest, now_s)
+            if digest not in self._facts
+            and digest not in self._running
+            and (digest not in self._failed or self._may_try(digest, now_s))
         }
         kept = rows.keys() | set(self._running)  # those that wait for a model that is gone wait no longer than others
         self._asked_at_s = {digest: at_s for digest, at_s in self._asked_at_s.items() if digest in kept}
         self._pump()
 
     def _may_try(self, digest: str, now_s: float) -> bool:
-        _, not_before_s, _ = self._failed.get(digest, ("", 0.0, 0.0))
+        _, not_before_s, _ = self._failed[digest]
         return now_s >= not_before_s
 
     async def read_first(self, digests: Collection[str], patience_s: float | None = None) -> None:
@@ -174,6 +191,7 @@ class Shows:
         is_awaited = self._asked_at_s.pop(digest, None) is not None
         self._pump()
         if digest in self._facts:
+            self._news[digest] = None
             self._note_shown(is_urgent=is_awaited or not self.is_reading)
         self._ended.set()
         self._ended = asyncio.Event()

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from router.core.ollama.model import Kin, ModelFacts
+from router.core.ollama.model import ModelFacts
 from router.core.ollama.names import key_of
 
 MOST_VARIANTS = 64
@@ -81,7 +81,7 @@ class KinOf:
 
     def __init__(self, catalog: Mapping[str, ModelFacts]) -> None:
         self.catalog = catalog
-        self._keys: defaultdict[Kin, list[str]] = defaultdict(list)
+        self._keys: defaultdict[str, list[str]] = defaultdict(list)
         for key, facts in catalog.items():
             self._keys[facts.kin].append(key)
 

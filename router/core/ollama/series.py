@@ -12,12 +12,9 @@ _VERSION = re.compile(r"[-_.]?v?\d+(?:\.\d+)*(?![a-z0-9])|\d+(?:\.\d+)*")
 _SIZE = re.compile(r"(?:\d+x)?[ae]?\d+[bme]?|v\d+|\d+k")
 _PLAIN = frozenset({"latest", "instruct", "it", "chat", "qat"})
 
-Series = tuple[str, frozenset[str]]
-"""Namespace and model, and the flavour."""
-
 
 @lru_cache(maxsize=8192)
-def series(name: str) -> Series:
+def series(name: str) -> tuple[str, frozenset[str]]:
     """Return the series of a model name and its flavour: ``llama3.1:8b-instruct-q8_0`` → ("/llama", {}).
 
     The series is namespace and model without version numbers. The flavour is what the tag names besides size and
