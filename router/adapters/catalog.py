@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -17,7 +17,6 @@ from router.adapters.shown_models import ShownModels
 from router.adapters.shows import Row, Shows
 from router.core.ollama.model import ModelFacts
 from router.core.ollama.names import key_of
-from router.core.ollama.show import text
 from router.errors import BadRequest
 
 _Named = tuple[str, str, bool]
@@ -64,7 +63,7 @@ class CatalogReader:
         self._rows: dict[str, Row] = {}
         self._named: dict[_Named, ModelFacts] = {}  # of the models that are listed
         self._catalog: Mapping[str, ModelFacts] = MappingProxyType({})
-        self._unshown: dict[str, list[str]] = {}  # keys in the catalog by the digests that were not shown yet
+        self._unshown = Unshown()
         self._better: deque[str] = deque()  # those of them whose models were shown
         self._reading: asyncio.Task[Mapping[str, ModelFacts]] | None = None
         self._freeing: asyncio.TimerHandle | None = None
@@ -94,13 +93,13 @@ class CatalogReader:
         If very many are known better, because they have one digest, the rest of them are told a moment later.
         """
         for digest in self._shows.taken_news():
-            self._better.extendleft(self._unshown.pop(digest, ()))  # what was shown last may be waited for
+            self._better.extendleft(self._unshown.pop(digest))  # what was shown last may be waited for
         better: dict[str, ModelFacts] = {}
         while self._better and len(better) < SHOWN_AT_ONCE:
             key = self._better.popleft()
             if (row := self._rows.get(key)) and (shown := self._shows.facts(_digest(key, row))):
                 better[key] = _under_name(row, shown)
-                self._named[_name(row), _digest(key, row), True] = better[key]
+                self._named[row.name, _digest(key, row), True] = better[key]
         if better:
             self._catalog = MappingProxyType({**self._catalog, **better})
         if self._better:
@@ -131,7 +130,8 @@ class CatalogReader:
 
     async def _read(self) -> Mapping[str, ModelFacts]:
         rows: dict[str, Row] = {}
-        for number, row in enumerate(await self._tags(), 1):
+        for number, fields in enumerate(await self._tags(), 1):
+            row = Row.of(fields)
             if key := _key(row):
                 rows[key] = row
             if number % ROWS_AT_ONCE == 0:
@@ -152,18 +152,20 @@ class CatalogReader:
         """Set the facts of the models in `rows`; in steps, too."""
         catalog: dict[str, ModelFacts] = {}
         named: dict[_Named, ModelFacts] = {}
-        unshown: dict[str, list[str]] = {}
+        unshown = Unshown()
         for number, (key, row) in enumerate(rows.items(), 1):
             known, catalog[key] = self._facts(key, row)
             named[known] = catalog[key]
             if not known[2]:
-                unshown.setdefault(known[1], []).append(key)
+                unshown.add(known[1], key)
             if number % ROWS_AT_ONCE == 0:
                 await asyncio.sleep(0)
         self._shows.leaving.add([facts for known, facts in self._named.items() if known not in named])
         self._catalog, self._named, self._unshown = MappingProxyType(catalog), named, unshown
         self._better.clear()
-        for digest in [digest for digest in unshown if self._shows.facts(digest) is not None]:  # shown meanwhile
+        for digest in [
+            digest for digest in unshown.digests() if self._shows.facts(digest) is not None
+        ]:  # shown meanwhile
             self._better.extend(unshown.pop(digest))
 
     def _free(self) -> None:
@@ -186,28 +188,49 @@ class CatalogReader:
         """Return the facts of a listed model, the same object as before unless something is new."""
         digest = _digest(key, row)
         shown = self._shows.facts(digest)
-        known = _name(row), digest, shown is not None
+        known = row.name, digest, shown is not None
         if (facts := self._named.get(known)) is not None:
             return known, facts
-        return known, ModelFacts.of_show(row, {}) if shown is None else _under_name(row, shown)
+        return known, ModelFacts.of_show(row.fields(), {}) if shown is None else _under_name(row, shown)
 
 
-def _name(row: Row) -> str:
-    return text(row.get("name")) or text(row.get("model"))
+class Unshown:
+    """The keys of models that were not shown yet, by their digests.
+
+    A list for each of ten thousand digests would be as many objects for the garbage collector to look at.
+    """
+
+    def __init__(self) -> None:
+        self._last: dict[str, str] = {}  # digest → its last key
+        self._before: dict[str, str] = {}  # key → the one before it of the same digest
+
+    def add(self, digest: str, key: str) -> None:
+        if (before := self._last.get(digest)) is not None:
+            self._before[key] = before
+        self._last[digest] = key
+
+    def digests(self) -> Iterable[str]:
+        return self._last
+
+    def pop(self, digest: str) -> Iterator[str]:
+        """Remove a digest; yield its keys."""
+        key = self._last.pop(digest, None)
+        while key is not None:
+            yield key
+            key = self._before.pop(key, None)
 
 
 def _under_name(row: Row, shown: ModelFacts) -> ModelFacts:
     """Return what was shown of a model under the name of its row: several may have the same digest."""
-    name = _name(row)
-    return shown if shown.name == name else replace(shown, name=name)
+    return shown if shown.name == row.name else replace(shown, name=row.name)
 
 
 def _digest(key: str, row: Row) -> str:
-    return text(row.get("digest")) or key
+    return row.digest or key
 
 
 def _key(row: Row) -> str:
     try:
-        return key_of(_name(row))
+        return key_of(row.name)
     except BadRequest:
         return ""

@@ -28,6 +28,9 @@ _PARTS_AT_ONCE = 500  # thousands of tiny ones may have come at one time: others
 _HEADERS = {"Accept-Encoding": "identity"}  # a compressed answer could be far larger than its bytes
 _UNLIMITED = httpx.Limits(max_connections=None, max_keepalive_connections=8)  # a hanging call holds up no other one
 
+_READ = httpx.ByteStream(b"")
+"""The stream of an answer that was read."""
+
 Read = Callable[[bytes], dict[str, Any]]
 
 
@@ -149,22 +152,29 @@ class ControlPlane:
     async def _receive(
         self, method: str, path: str, body: Mapping[str, Any] | None, timeout_s: float
     ) -> tuple[httpx.Response, bytes]:
-        """Return head and body. Raises UpstreamError as soon as the body is too large."""
+        """Return head and body. Raises UpstreamError for a body that is not read to its end."""
         content = None if body is None else msgspec.json.encode(body)
         headers = {"Content-Type": "application/json"} if content is not None else {}
         timeout = httpx.Timeout(timeout_s, connect=min(self._connect_timeout_s, timeout_s))
-        received, parts = Gathered(), 0
         async with self._http.stream(method, path, content=content, headers=headers, timeout=timeout) as response:
-            if response.headers.get("content-encoding", "identity") != "identity":
-                raise UpstreamError(f"Ollama's answer to {path} is in an encoding that was not asked for")
-            async for part in response.aiter_raw():
-                received.add(part)
-                parts += 1
-                if parts % _PARTS_AT_ONCE == 0:
-                    await asyncio.sleep(0)
-                if received.size > self._max_bytes:
-                    raise UpstreamError(f"Ollama's answer to {path} is larger than {self._max_bytes} bytes")
+            received = await self._body(response, path)
+        # It and its stream refer to each other: in a minute of shows thousands of objects for the garbage collector.
+        response.stream = _READ
         return response, await received.whole()
+
+    async def _body(self, response: httpx.Response, path: str) -> Gathered:
+        """Return the body. Raises UpstreamError as soon as it is too large."""
+        received, parts = Gathered(), 0
+        if response.headers.get("content-encoding", "identity") != "identity":
+            raise UpstreamError(f"Ollama's answer to {path} is in an encoding that was not asked for")
+        async for part in response.aiter_raw():
+            received.add(part)
+            parts += 1
+            if parts % _PARTS_AT_ONCE == 0:
+                await asyncio.sleep(0)
+            if received.size > self._max_bytes:
+                raise UpstreamError(f"Ollama's answer to {path} is larger than {self._max_bytes} bytes")
+        return received
 
     async def _answer(
         self, response: httpx.Response, content: bytes, path: str, model: str | None, read: Read

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Protocol
 
+import msgspec
 from cachetools import LRUCache
 
 from router.adapters.control import Refused
@@ -17,7 +18,7 @@ from router.adapters.leaving import Leaving
 from router.adapters.shown_models import ShownModels
 from router.core.memory.shape import shape_of
 from router.core.ollama.model import ModelFacts
-from router.core.ollama.show import text
+from router.core.ollama.show import size, text
 from router.errors import ModelNotFound, RouterError, UpstreamTimeout
 
 AT_ONCE, IN_BACKGROUND, HANGING_IN_BACKGROUND = 8, 2, 4
@@ -40,7 +41,33 @@ _MAX_KEPT = 8192
 _INLINE_TENSORS = 500
 """A model with more of them is sized in a thread."""
 
-Row = Mapping[str, Any]
+
+class Row(msgspec.Struct, frozen=True, gc=False):
+    """A row of `/api/tags`: its name and digest ("" without one), and all of it as JSON.
+
+    As objects, ten thousand rows would be many more for Python's garbage collector to look at.
+    """
+
+    name: str
+    digest: str
+    text: bytes
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any]) -> Row:
+        """Return a row with these fields."""
+        name, digest = text(fields.get("name")) or text(fields.get("model")), text(fields.get("digest"))
+        try:
+            return cls(name, digest, msgspec.json.encode(fields))
+        except OverflowError:  # a number that none of Ollama's is like
+            rest = {"name": name, "digest": digest, "size": size(fields.get("size"))}
+            return cls(name, digest, msgspec.json.encode(rest))
+
+    def fields(self) -> dict[str, Any]:
+        """Return the row as Ollama has sent it."""
+        return _read_row(self.text)
+
+
+_read_row = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 class ShowServer(Protocol):
@@ -216,9 +243,9 @@ class Shows:
     # --- one show ----------------------------------------------------------------------------------------------
 
     async def _show(self, digest: str, row: Row) -> None:
-        name = text(row.get("name")) or text(row.get("model"))
+        name = row.name
         try:
-            facts = await self._sized(row, await self._ask(name))
+            facts = await self._sized(row.fields(), await self._ask(name))
         except RouterError as error:
             self._fail(digest, name, error)
             return
@@ -227,7 +254,7 @@ class Shows:
         if facts.doubt:
             self._report(f"{name} is sized by its download: {facts.doubt}")
 
-    async def _sized(self, row: Row, show: Mapping[str, Any]) -> ModelFacts:
+    async def _sized(self, row: Mapping[str, Any], show: Mapping[str, Any]) -> ModelFacts:
         tensors = show.get("tensors")
         if isinstance(tensors, list) and len(tensors) > _INLINE_TENSORS:  # tens of milliseconds
             return await asyncio.to_thread(sized, row, show)
@@ -248,7 +275,7 @@ class Shows:
             self._report(f"{name} is sized by its download until Ollama shows it: {error.message}")
 
 
-def sized(row: Row, show: Mapping[str, Any]) -> ModelFacts:
+def sized(row: Mapping[str, Any], show: Mapping[str, Any]) -> ModelFacts:
     """Return the facts of a model, without its metadata if the formulas cannot work with it."""
     facts = ModelFacts.of_show(row, show)
     try:

@@ -1,6 +1,7 @@
 """A call of the control plane ends in bounded time and memory, whatever the server does."""
 
 import asyncio
+import gc
 import gzip
 import json
 import time
@@ -241,3 +242,26 @@ def test_a_long_answer_is_read_in_steps(monkeypatch, more):
     else:
         assert read_object(content)["models"] == rows
     assert max(sizes) < 10_000
+
+
+async def answered(reader, writer):
+    while True:
+        writer.write(HEAD + b"Content-Length: 2\r\n\r\n{}")
+        await reader.readuntil(b"\r\n\r\n")
+
+
+async def test_a_call_leaves_nothing_for_the_garbage_collector():
+    """Thousands of models are shown one after the other, and what that leaves would be freed in one step."""
+    async with server_that(answered) as url:
+        plane = control(url, timeout_s=30.0)
+        await plane.ask("GET", "/api/ps")
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(10):
+                await plane.ask("GET", "/api/ps")
+            await asyncio.sleep(0)
+            assert gc.collect() < 10
+        finally:
+            gc.enable()
+        await plane.aclose()

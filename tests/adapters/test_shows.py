@@ -1,6 +1,8 @@
 """Shows run in the background: few at once, those that are needed first, and one that hangs holds up no other."""
 
 import asyncio
+import gc
+from collections import Counter
 
 import pytest
 
@@ -12,6 +14,7 @@ from router.adapters.leaving import SOON_S
 from router.adapters.shown_models import ShownModels
 from router.adapters.shows import AT_ONCE, HANGING_IN_BACKGROUND, IN_BACKGROUND, LONG_S, PAUSE_S
 from router.core.ollama.names import key_of
+from router.core.ollama.show import MAX_BYTES
 from router.errors import ModelNotFound, UpstreamError, UpstreamTimeout
 
 PATIENCE_S = 10.0
@@ -382,3 +385,39 @@ def test_the_facts_of_models_that_are_gone_are_freed_in_steps():
 
     server = Shower(*(f"m{number}" for number in range(300)))
     play(story, server, kept=ShownModels(most_unlisted_bytes=0))
+
+
+class Odd(Shower):
+    """Lists a size that no file has."""
+
+    async def tags(self):
+        return [row | {"size": 10**30} for row in await super().tags()]
+
+
+def test_a_number_that_no_model_has_does_not_hide_its_row():
+    """It counts as the largest size."""
+
+    async def story(reader, _changes):
+        (facts,) = (await reader.refresh()).values()
+        assert facts.size_bytes == MAX_BYTES
+
+    play(story, Odd("a"))
+
+
+def test_a_long_list_of_models_is_held_as_few_objects():
+    """Python's garbage collector looks at what is new in one step, and each row would be three objects."""
+
+    async def story(reader, _changes):
+        await reader.refresh()
+        gc.collect()
+        assert not any(map(gc.is_tracked, reader._rows.values()))
+        kinds = Counter(type(one).__name__ for one in gc.get_objects())
+        server.names += [f"more{number}" for number in range(1000)]
+        await reader.refresh()
+        gc.collect()
+        more = Counter(type(one).__name__ for one in gc.get_objects()) - kinds
+        assert more["ModelFacts"] == 1000
+        assert more["dict"] + more["list"] + more["frozenset"] + more["Row"] < 20
+
+    server = Shower(*(f"m{number}" for number in range(10)), show_s=60)
+    play(story, server)

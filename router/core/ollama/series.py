@@ -11,6 +11,7 @@ _QUANTIZATION = re.compile(
 _VERSION = re.compile(r"[-_.]?v?\d+(?:\.\d+)*(?![a-z0-9])|\d+(?:\.\d+)*")
 _SIZE = re.compile(r"(?:\d+x)?[ae]?\d+[bme]?|v\d+|\d+k")
 _PLAIN = frozenset({"latest", "instruct", "it", "chat", "qat"})
+_NO_FLAVOUR: frozenset[str] = frozenset()
 
 
 @lru_cache(maxsize=8192)
@@ -24,4 +25,4 @@ def series(name: str) -> tuple[str, frozenset[str]]:
     model, _, tag = last.partition(":")
     words = re.split(r"[-_.]+", re.sub(_QUANTIZATION, "", tag.lower()))
     flavour = frozenset(word for word in words if word and not _SIZE.fullmatch(word) and word not in _PLAIN)
-    return f"{path}/{_VERSION.sub('', model.lower())}", flavour
+    return f"{path}/{_VERSION.sub('', model.lower())}", flavour or _NO_FLAVOUR

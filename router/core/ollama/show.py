@@ -32,6 +32,8 @@ _FEW_WORDS, _FEW_CHARS = 10, 40
 MAX_BYTES = 1 << 60
 """No size is larger: what a server reports beyond it counts as this, which fits nowhere."""
 
+_EMBEDDING, _COMPLETION, _SEEING = map(frozenset, (("embedding",), ("completion",), ("completion", "vision")))
+
 _BLOB = re.compile(r"sha256[-:]([0-9a-f]{64})")
 _BLOB_COMMANDS = frozenset({"FROM", "ADAPTER", "DRAFT"})
 
@@ -154,8 +156,8 @@ def capabilities(row: Mapping[str, Any], show: Mapping[str, Any]) -> frozenset[s
         words = frozenset(str(word) for word in listed[:_MOST_WORDS])
         return _shared(words) if len(words) <= _FEW_WORDS and max(map(len, words), default=0) <= _FEW_CHARS else words
     if any(key.endswith(".pooling_type") for key in mapping(show.get("model_info"))):
-        return frozenset({"embedding"})
-    return frozenset({"completion", "vision"} if show.get("projector_info") else {"completion"})
+        return _EMBEDDING
+    return _SEEING if show.get("projector_info") else _COMPLETION
 
 
 @lru_cache(maxsize=256)
