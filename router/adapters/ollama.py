@@ -70,7 +70,7 @@ class ModelServer(Protocol):
         """Return the server's version, e.g. "0.33.0"."""
 
     async def tags(self) -> list[dict[str, Any]]:
-        """Return the rows of `/api/tags`; of a long list without what is a list or an object in their `details`."""
+        """Return the rows of `/api/tags`; of a long list what is used of them (`listings.used_of_row`)."""
 
     async def show(self, name: str, *, verbose: bool = True) -> dict[str, Any]:
         """Return the used parts of the answer of `/api/show` (`show_body.read_show`). Raises ModelNotFound."""

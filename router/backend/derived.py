@@ -45,8 +45,8 @@ POLL_S = 0.05
 MOST_TAGS = 500
 """Tags that one reading of the catalog is judged by; a list with more of them is no router's doing."""
 
-PIECES_AT_ONCE = 1000
-"""Digests of installed models that are looked at in one step."""
+ROWS_AT_ONCE, PIECES_AT_ONCE = 200, 1000
+"""Rows of a list and digests of installed models that are looked at in one step."""
 
 OTHERS = 16
 """Other routers that are named at most: one that keeps nothing has another mark after each restart."""
@@ -141,7 +141,7 @@ class DerivedTags:
     async def _make(self, name: str, variant: str, wanted: dict[str, int]) -> None:
         self._installed.derive(name, variant)  # before it exists, so that no list shows it as a user's model
         async with self._turn:
-            listed = _digests(await self._server.tags())
+            listed = await _digests(await self._server.tags())
             if key_of(name) in listed:  # left by a router with our mark that was killed
                 return
             await self._check(variant, listed)
@@ -249,7 +249,8 @@ class DerivedTags:
         with suppress(RouterError):
             rows = await self._server.tags()
             names = [name for row in rows if is_derived(name := str(row.get("name", "")))]
-            installed = {name: digest for name, digest in _digests(rows).items() if not is_derived(name)}
+            listed = await _digests(rows)
+            installed = {name: digest for name, digest in listed.items() if not is_derived(name)}
             live = usable(names, await _pieces(installed))
             for name in names:
                 if self._is_own(name) or (name not in live and not owner_in(name)):
@@ -264,10 +265,16 @@ def _another(owner: str) -> str:
     return f"another router uses the same Ollama (its derived tags name it as -o{owner}): they take turns for the cards"
 
 
-def _digests(rows: Sequence[Mapping[str, object]]) -> dict[str, str]:
-    """Return the digests of the rows of `/api/tags` by the canonical names."""
-    names = ((str(row.get("name") or row.get("model") or ""), str(row.get("digest") or "")) for row in rows)
-    return {key_of(name): digest for name, digest in names if is_name(name)}
+async def _digests(rows: Sequence[Mapping[str, object]]) -> dict[str, str]:
+    """Return the digests of the rows of `/api/tags` by the canonical names; of thousands in steps."""
+    found: dict[str, str] = {}
+    for number, row in enumerate(rows, 1):
+        name, digest = str(row.get("name") or row.get("model") or ""), str(row.get("digest") or "")
+        if is_name(name):
+            found[key_of(name)] = digest
+        if number % ROWS_AT_ONCE == 0:
+            await asyncio.sleep(0)
+    return found
 
 
 async def _pieces(digests: Mapping[str, str]) -> dict[str, list[str]]:

@@ -6,7 +6,18 @@ from dataclasses import replace
 import pytest
 
 from router.adapters.catalog import CatalogReader
-from router.backend.derived import CALM_S, MAX_WAIT_S, ORPHAN_S, OTHERS, UNUSED_S, DerivedTags, Replaced, owner_of
+from router.backend.derived import (
+    CALM_S,
+    MAX_WAIT_S,
+    ORPHAN_S,
+    OTHERS,
+    PIECES_AT_ONCE,
+    ROWS_AT_ONCE,
+    UNUSED_S,
+    DerivedTags,
+    Replaced,
+    owner_of,
+)
 from router.backend.epoch import Epoch
 from router.backend.installed import Installed
 from router.config import load_config
@@ -381,3 +392,32 @@ def test_the_owner_is_the_same_after_a_restart_and_another_for_another_router(mo
     monkeypatch.setattr("socket.gethostname", lambda: "elsewhere")
     assert owner() != here
     assert is_derived(derived_name(SMALL.name, SMALL.digest, OPTIONS, here))
+
+
+def test_what_tags_were_made_from_is_looked_up_in_steps(virtual):
+    """Thousands of models may be installed; without any tag there is nothing to look up."""
+
+    async def turns_of(work):
+        turns, doing = 0, asyncio.create_task(work)
+        while not doing.done():
+            await asyncio.sleep(0)
+            turns += 1
+        await doing
+        return turns
+
+    async def story():
+        one = Tags()
+        await one.installed.refresh()
+        few = await turns_of(one.tags.tidy())
+        many = {
+            f"m{at}": replace(SMALL, name=f"m{at}:1b", digest=f"sha256:{at:064x}") for at in range(5 * PIECES_AT_ONCE)
+        }
+        one.installed.catalog = {**one.installed.catalog, **many}
+        assert await turns_of(one.tags.tidy()) == few
+        name = derived_name(SMALL.name, SMALL.digest, OPTIONS, "")
+        one.installed._all = {**one.installed.catalog, name: replace(SMALL, name=name)}
+        assert await turns_of(one.tags.tidy()) >= few + 5
+        one.machine.installed |= {facts.name: facts for facts in many.values()}
+        assert await turns_of(one.tags.ensure(SMALL.name, SMALL.digest, OPTIONS)) >= 5 * PIECES_AT_ONCE // ROWS_AT_ONCE
+
+    virtual(story)
