@@ -16,12 +16,15 @@ from router.backend.derived import (
     UNUSED_S,
     DerivedTags,
     Replaced,
+    _digests,
+    _pieces,
     owner_of,
 )
 from router.backend.epoch import Epoch
 from router.backend.installed import Installed
 from router.config import load_config
-from router.core.ollama.derived_names import derived_name, is_derived
+from router.core.ollama.derived_names import by_piece, derived_name, is_derived
+from router.core.ollama.names import key_of
 from router.core.ollama.runner import LoadOptions
 from router.errors import UpstreamError
 from tests.backend.machine import BIG, SMALL, MemoryMachine, weights_of
@@ -394,30 +397,24 @@ def test_the_owner_is_the_same_after_a_restart_and_another_for_another_router(mo
     assert is_derived(derived_name(SMALL.name, SMALL.digest, OPTIONS, here))
 
 
-def test_what_tags_were_made_from_is_looked_up_in_steps(virtual):
-    """Thousands of models may be installed; without any tag there is nothing to look up."""
+async def turns_of(work):
+    turns, doing = 0, asyncio.create_task(work)
+    while not doing.done():
+        await asyncio.sleep(0)
+        turns += 1
+    return turns, await doing
 
-    async def turns_of(work):
-        turns, doing = 0, asyncio.create_task(work)
-        while not doing.done():
-            await asyncio.sleep(0)
-            turns += 1
-        await doing
-        return turns
+
+def test_what_tags_were_made_from_is_looked_up_in_steps(virtual):
+    """Thousands of models may be installed."""
 
     async def story():
-        one = Tags()
-        await one.installed.refresh()
-        few = await turns_of(one.tags.tidy())
-        many = {
-            f"m{at}": replace(SMALL, name=f"m{at}:1b", digest=f"sha256:{at:064x}") for at in range(5 * PIECES_AT_ONCE)
-        }
-        one.installed.catalog = {**one.installed.catalog, **many}
-        assert await turns_of(one.tags.tidy()) == few
-        name = derived_name(SMALL.name, SMALL.digest, OPTIONS, "")
-        one.installed._all = {**one.installed.catalog, name: replace(SMALL, name=name)}
-        assert await turns_of(one.tags.tidy()) >= few + 5
-        one.machine.installed |= {facts.name: facts for facts in many.values()}
-        assert await turns_of(one.tags.ensure(SMALL.name, SMALL.digest, OPTIONS)) >= 5 * PIECES_AT_ONCE // ROWS_AT_ONCE
+        rows = [{"name": f"m{at}:1b", "digest": f"sha256:{at % 1000:064x}"} for at in range(5 * PIECES_AT_ONCE)]
+        turns, digests = await turns_of(_digests([*rows, {"name": "no name"}, {}]))
+        assert turns >= len(rows) // ROWS_AT_ONCE
+        assert digests == {key_of(row["name"]): row["digest"] for row in rows}
+        turns, pieces = await turns_of(_pieces(digests))
+        assert turns >= 5
+        assert pieces == by_piece(digests)
 
     virtual(story)
