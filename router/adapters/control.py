@@ -11,11 +11,11 @@ import ssl
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
-import httpx
 import msgspec
 
 from router.adapters.gathered import Gathered
 from router.adapters.heads import BoundedTransport
+from router.adapters.lean_httpx import httpx
 from router.core.ollama.bounded import has_too_many, members, value
 from router.core.ollama.listings import used_of_row
 from router.core.ollama.mentions import without_derived
