@@ -6,7 +6,8 @@ A digest identifies its content, so each digest is shown once. A name that moves
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -16,13 +17,16 @@ from router.adapters.shown_models import ShownModels
 from router.adapters.shows import Row, Shows
 from router.core.ollama.model import ModelFacts
 from router.core.ollama.names import key_of
-from router.core.ollama.show import text
 from router.errors import BadRequest
 
 _Named = tuple[str, str, bool]
 """The name of a model, its digest, and whether it was shown."""
 
-ROWS_AT_ONCE = 500
+ROWS_AT_ONCE = 100
+"""Of thousands; others get their turn in between. The facts of one may take 40 µs."""
+
+SHOWN_AT_ONCE = 1000
+"""Rows whose models were shown; the facts of one exist already, perhaps under another name."""
 
 SETTLE_S = 1.0
 """A reading waits at most this long for the shows of new models; they usually take less."""
@@ -59,8 +63,10 @@ class CatalogReader:
         self._rows: dict[str, Row] = {}
         self._named: dict[_Named, ModelFacts] = {}  # of the models that are listed
         self._catalog: Mapping[str, ModelFacts] = MappingProxyType({})
-        self._unshown: dict[str, Row] = {}  # those of the catalog that were not shown yet
+        self._unshown = Unshown()
+        self._better: deque[str] = deque()  # those of them whose models were shown
         self._reading: asyncio.Task[Mapping[str, ModelFacts]] | None = None
+        self._freeing: asyncio.TimerHandle | None = None
 
     def notify(self, on_shown: Callable[[], None]) -> None:
         """Call `on_shown` whenever `catalog` has better facts of a model than before."""
@@ -82,17 +88,22 @@ class CatalogReader:
         return await asyncio.shield(self._reading)
 
     def catalog(self) -> Mapping[str, ModelFacts]:
-        """Return what is known now of the models that were listed last."""
+        """Return what is known now of the models that were listed last.
+
+        If very many are known better, because they have one digest, the rest of them are told a moment later.
+        """
+        for digest in self._shows.taken_news():
+            self._better.extendleft(self._unshown.pop(digest))  # what was shown last may be waited for
         better: dict[str, ModelFacts] = {}
-        for key, row in self._unshown.items():
-            if (shown := self._shows.facts(_digest(key, row))) is not None:
+        while self._better and len(better) < SHOWN_AT_ONCE:
+            key = self._better.popleft()
+            if (row := self._rows.get(key)) and (shown := self._shows.facts(_digest(key, row))):
                 better[key] = _under_name(row, shown)
+                self._named[row.name, _digest(key, row), True] = better[key]
         if better:
             self._catalog = MappingProxyType({**self._catalog, **better})
-            self._named |= {
-                (facts.name, _digest(key, self._unshown[key]), True): facts for key, facts in better.items()
-            }
-            self._unshown = {key: row for key, row in self._unshown.items() if key not in better}
+        if self._better:
+            asyncio.get_running_loop().call_soon(self._on_shown)
         return self._catalog
 
     @property
@@ -113,18 +124,27 @@ class CatalogReader:
         """Cancel what is being read."""
         if self._reading is not None:
             self._reading.cancel()
+        if self._freeing is not None:
+            self._freeing.cancel()
         await self._shows.aclose()
 
     async def _read(self) -> Mapping[str, ModelFacts]:
         rows: dict[str, Row] = {}
-        for number, row in enumerate(await self._tags(), 1):
+        for number, fields in enumerate(await self._tags(), 1):
+            row = Row.of(fields)
             if key := _key(row):
                 rows[key] = row
-            if number % ROWS_AT_ONCE == 0:  # of thousands; others get their turn in between
+            if number % ROWS_AT_ONCE == 0:
                 await asyncio.sleep(0)
+        wanted = {_digest(key, row): row for key, row in rows.items()}
+        await asyncio.sleep(0)
+        self._shows.list_only(wanted.keys())
+        await asyncio.sleep(0)
         self._rows = rows
-        self._shows.want({_digest(key, row): row for key, row in self._rows.items()})
+        self._shows.want(wanted)
+        await asyncio.sleep(0)
         await self._make_catalog(rows)
+        self._free()
         await self._shows.settle(SETTLE_S)
         return self.catalog()
 
@@ -132,15 +152,28 @@ class CatalogReader:
         """Set the facts of the models in `rows`; in steps, too."""
         catalog: dict[str, ModelFacts] = {}
         named: dict[_Named, ModelFacts] = {}
-        unshown: dict[str, Row] = {}
+        unshown = Unshown()
         for number, (key, row) in enumerate(rows.items(), 1):
             known, catalog[key] = self._facts(key, row)
             named[known] = catalog[key]
             if not known[2]:
-                unshown[key] = row
+                unshown.add(known[1], key)
             if number % ROWS_AT_ONCE == 0:
                 await asyncio.sleep(0)
+        self._shows.leaving.add([facts for known, facts in self._named.items() if known not in named])
         self._catalog, self._named, self._unshown = MappingProxyType(catalog), named, unshown
+        self._better.clear()
+        for digest in [
+            digest for digest in unshown.digests() if self._shows.facts(digest) is not None
+        ]:  # shown meanwhile
+            self._better.extend(unshown.pop(digest))
+
+    def _free(self) -> None:
+        """Free what is gone, in steps."""
+        if self._freeing is not None:
+            self._freeing.cancel()
+        pause_s = self._shows.leaving.let_go()
+        self._freeing = asyncio.get_running_loop().call_later(pause_s, self._free) if pause_s else None
 
     async def _tags(self) -> list[dict[str, Any]]:
         try:
@@ -155,28 +188,49 @@ class CatalogReader:
         """Return the facts of a listed model, the same object as before unless something is new."""
         digest = _digest(key, row)
         shown = self._shows.facts(digest)
-        known = _name(row), digest, shown is not None
+        known = row.name, digest, shown is not None
         if (facts := self._named.get(known)) is not None:
             return known, facts
-        return known, ModelFacts.of_show(row, {}) if shown is None else _under_name(row, shown)
+        return known, ModelFacts.of_show(row.fields(), {}) if shown is None else _under_name(row, shown)
 
 
-def _name(row: Row) -> str:
-    return text(row.get("name")) or text(row.get("model"))
+class Unshown:
+    """The keys of models that were not shown yet, by their digests.
+
+    A list for each of ten thousand digests would be as many objects for the garbage collector to look at.
+    """
+
+    def __init__(self) -> None:
+        self._last: dict[str, str] = {}  # digest → its last key
+        self._before: dict[str, str] = {}  # key → the one before it of the same digest
+
+    def add(self, digest: str, key: str) -> None:
+        if (before := self._last.get(digest)) is not None:
+            self._before[key] = before
+        self._last[digest] = key
+
+    def digests(self) -> Iterable[str]:
+        return self._last
+
+    def pop(self, digest: str) -> Iterator[str]:
+        """Remove a digest; yield its keys."""
+        key = self._last.pop(digest, None)
+        while key is not None:
+            yield key
+            key = self._before.pop(key, None)
 
 
 def _under_name(row: Row, shown: ModelFacts) -> ModelFacts:
     """Return what was shown of a model under the name of its row: several may have the same digest."""
-    name = _name(row)
-    return shown if shown.name == name else replace(shown, name=name)
+    return shown if shown.name == row.name else replace(shown, name=row.name)
 
 
 def _digest(key: str, row: Row) -> str:
-    return text(row.get("digest")) or key
+    return row.digest or key
 
 
 def _key(row: Row) -> str:
     try:
-        return key_of(_name(row))
+        return key_of(row.name)
     except BadRequest:
         return ""

@@ -11,12 +11,13 @@ import ssl
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
-import httpx
 import msgspec
 
 from router.adapters.gathered import Gathered
 from router.adapters.heads import BoundedTransport
+from router.adapters.lean_httpx import httpx
 from router.core.ollama.bounded import has_too_many, members, value
+from router.core.ollama.listings import used_of_row
 from router.core.ollama.mentions import without_derived
 from router.errors import ModelNotFound, UpstreamError, UpstreamGone, UpstreamTimeout
 
@@ -24,9 +25,16 @@ T = TypeVar("T")
 
 # Larger answers are decoded in a thread: those of /api/show contain the vocabulary, which is megabytes.
 _INLINE_BYTES = 128 << 10
+LARGE_BYTES = 4 << 20
+"""Of what is longer one answer is held at a time: as pieces, as one body and as objects it takes several times its
+bytes. The others stay where they are, in the connection and with Ollama."""
+
 _PARTS_AT_ONCE = 500  # thousands of tiny ones may have come at one time: others get their turn in between
 _HEADERS = {"Accept-Encoding": "identity"}  # a compressed answer could be far larger than its bytes
 _UNLIMITED = httpx.Limits(max_connections=None, max_keepalive_connections=8)  # a hanging call holds up no other one
+
+_READ = httpx.ByteStream(b"")
+"""The stream of an answer that was read."""
 
 Read = Callable[[bytes], dict[str, Any]]
 
@@ -40,17 +48,42 @@ class Refused(UpstreamError):
         self.text = text
 
 
-def read_object(content: bytes) -> dict[str, Any]:
-    """Return the JSON object of a body, {} for other JSON. Raises msgspec.DecodeError for what is none, or too much."""
+def read_object(content: bytes, kept: Callable[[Any], Any] = lambda item: item) -> dict[str, Any]:
+    """Return the JSON object of a body, {} for other JSON. Raises msgspec.DecodeError for what is none, or too much.
+
+    Of each element of a long body's lists `kept` returns what is kept.
+    """
     if has_too_many(content):
         raise msgspec.DecodeError("too many values")
     try:
         if len(content) > _INLINE_BYTES:
-            return {key: value(view) for key, view in members(content).items()}
+            return {key: value(view, kept) for key, view in members(content).items()}
         found = msgspec.json.decode(content)
     except (UnicodeDecodeError, RecursionError) as exc:
         raise msgspec.DecodeError("not readable JSON") from exc
     return found if isinstance(found, dict) else {}
+
+
+def read_rows(content: bytes) -> dict[str, Any]:
+    """Return the same of a body with rows of models; of those of a long one only what is used."""
+    return read_object(content, used_of_row)
+
+
+class _Turn:
+    """The turn of a call to hold a large answer, which it takes when its answer turns out to be one."""
+
+    def __init__(self, large: asyncio.Lock) -> None:
+        self._large = large
+        self._is_taken = False
+
+    async def take(self) -> None:
+        if not self._is_taken:
+            await self._large.acquire()
+            self._is_taken = True
+
+    def end(self) -> None:
+        if self._is_taken:
+            self._large.release()
 
 
 class ControlPlane:
@@ -77,7 +110,7 @@ class ControlPlane:
             base_url=base_url, headers=headers, transport=transport, trust_env=False, follow_redirects=False
         )
         self._calls: set[asyncio.Task[Any]] = set()
-        self._decoding = asyncio.Lock()
+        self._decoding, self._large = asyncio.Lock(), asyncio.Lock()
 
     async def ask(
         self,
@@ -115,38 +148,57 @@ class ControlPlane:
     async def _exchange(
         self, method: str, path: str, body: Mapping[str, Any] | None, timeout_s: float, read: Read
     ) -> dict[str, Any]:
+        turn = _Turn(self._large)
+        try:
+            response, content = await self._in_time(method, path, body, timeout_s, turn)
+            return await self._answer(response, content, path, None if body is None else body.get("model"), read)
+        finally:
+            turn.end()
+
+    async def _in_time(
+        self, method: str, path: str, body: Mapping[str, Any] | None, timeout_s: float, turn: _Turn
+    ) -> tuple[httpx.Response, bytes]:
+        """Return head and body. Raises UpstreamTimeout, or UpstreamError for all else that fails."""
         late = f"Ollama at {self._http.base_url} did not answer {method} {path} in time"
         try:
             # Around everything: a server that sends a byte now and then never exceeds the timeout of a single read.
             async with asyncio.timeout(timeout_s):
-                response, content = await self._receive(method, path, body, timeout_s)
+                return await self._receive(method, path, body, timeout_s, turn)
         except (TimeoutError, httpx.TimeoutException) as exc:
             raise UpstreamTimeout(late) from exc
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as exc:
             reason = str(exc) or type(exc).__name__
             kind = UpstreamGone if _is_refused(exc) else UpstreamError
             raise kind(f"cannot reach Ollama at {self._http.base_url}: {reason}") from exc
-        return await self._answer(response, content, path, None if body is None else body.get("model"), read)
 
     async def _receive(
-        self, method: str, path: str, body: Mapping[str, Any] | None, timeout_s: float
+        self, method: str, path: str, body: Mapping[str, Any] | None, timeout_s: float, turn: _Turn
     ) -> tuple[httpx.Response, bytes]:
-        """Return head and body. Raises UpstreamError as soon as the body is too large."""
+        """Return head and body. Raises UpstreamError for a body that is not read to its end."""
         content = None if body is None else msgspec.json.encode(body)
         headers = {"Content-Type": "application/json"} if content is not None else {}
         timeout = httpx.Timeout(timeout_s, connect=min(self._connect_timeout_s, timeout_s))
-        received, parts = Gathered(), 0
         async with self._http.stream(method, path, content=content, headers=headers, timeout=timeout) as response:
-            if response.headers.get("content-encoding", "identity") != "identity":
-                raise UpstreamError(f"Ollama's answer to {path} is in an encoding that was not asked for")
-            async for part in response.aiter_raw():
-                received.add(part)
-                parts += 1
-                if parts % _PARTS_AT_ONCE == 0:
-                    await asyncio.sleep(0)
-                if received.size > self._max_bytes:
-                    raise UpstreamError(f"Ollama's answer to {path} is larger than {self._max_bytes} bytes")
+            received = await self._body(response, path, turn)
+        # It and its stream refer to each other: in a minute of shows thousands of objects for the garbage collector.
+        response.stream = _READ
         return response, await received.whole()
+
+    async def _body(self, response: httpx.Response, path: str, turn: _Turn) -> Gathered:
+        """Return the body. Raises UpstreamError as soon as it is too large."""
+        received, parts = Gathered(), 0
+        if response.headers.get("content-encoding", "identity") != "identity":
+            raise UpstreamError(f"Ollama's answer to {path} is in an encoding that was not asked for")
+        async for part in response.aiter_raw():
+            received.add(part)
+            parts += 1
+            if parts % _PARTS_AT_ONCE == 0:
+                await asyncio.sleep(0)
+            if received.size > LARGE_BYTES:
+                await turn.take()
+            if received.size > self._max_bytes:
+                raise UpstreamError(f"Ollama's answer to {path} is larger than {self._max_bytes} bytes")
+        return received
 
     async def _answer(
         self, response: httpx.Response, content: bytes, path: str, model: str | None, read: Read

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextvars import ContextVar
 from typing import Any, cast
 
-import httpx
+from router.adapters.lean_httpx import httpx
 
 MOST_HEAD_BYTES = 16 << 10
 """Of all heads of one answer, interim ones included: that of Ollama has 200."""

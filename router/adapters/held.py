@@ -8,7 +8,8 @@ from typing import Any
 
 from router.core.ollama.model import ModelFacts, Tensor
 
-_TENSOR_BYTES = sys.getsizeof(Tensor("", "", ())) + 2 * sys.getsizeof("") + sys.getsizeof(())
+_TENSOR_BYTES = 8 + sys.getsizeof(Tensor("", "", ())) + sys.getsizeof("")
+_SHAPE_BYTES = sys.getsizeof(())
 _SIDE_BYTES = 8 + sys.getsizeof(1 << 30)
 _ENTRY_BYTES = 100
 """Of a mapping or a set, beside what it holds."""
@@ -17,9 +18,11 @@ _ENTRY_BYTES = 100
 def held_bytes(facts: ModelFacts) -> int:
     """Return about how many bytes `facts` takes."""
     texts = (facts.name, facts.digest, facts.family, facts.parameter_size, facts.quantization, facts.doubt)
-    tensors = sum(_TENSOR_BYTES + len(one.name) + len(one.type) + _SIDE_BYTES * len(one.shape) for one in facts.tensors)
+    tensors = sum(_TENSOR_BYTES + len(one.name) for one in facts.tensors)
+    shapes = sum(_SHAPE_BYTES + _SIDE_BYTES * len(shape) for shape in {one.shape for one in facts.tensors})
+    kinds = sum(map(sys.getsizeof, {one.type for one in facts.tensors}))
     words = (*texts, facts.weights, *facts.parts, *facts.capabilities)
-    return tensors + _held((facts.parameters, facts.info, facts.projector, words))
+    return tensors + shapes + kinds + _held((facts.parameters, facts.info, facts.projector, words))
 
 
 def _held(value: Any) -> int:

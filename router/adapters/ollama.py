@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from router.adapters.catalog import CatalogReader
-from router.adapters.control import ControlPlane, Refused
+from router.adapters.control import ControlPlane, Refused, read_rows
 from router.adapters.load_bodies import embed_body, load_body
 from router.adapters.manifests import Manifests
 from router.core.ollama import show as shown
@@ -70,7 +70,7 @@ class ModelServer(Protocol):
         """Return the server's version, e.g. "0.33.0"."""
 
     async def tags(self) -> list[dict[str, Any]]:
-        """Return the rows of `/api/tags` unchanged."""
+        """Return the rows of `/api/tags`; of a long list what is used of them (`listings.used_of_row`)."""
 
     async def show(self, name: str, *, verbose: bool = True) -> dict[str, Any]:
         """Return the used parts of the answer of `/api/show` (`show_body.read_show`). Raises ModelNotFound."""
@@ -170,7 +170,7 @@ class OllamaClient:
         await self._control.aclose()
 
     async def _list(self, path: str, most: int) -> list[dict[str, Any]]:
-        rows = _rows(await self._ask("GET", path), path)
+        rows = _rows(await self._ask("GET", path, read=read_rows), path)
         if len(rows) > most:
             raise UpstreamError(f"Ollama's answer to {path} lists {len(rows)} models")
         return rows

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from router.adapters.held import held_bytes
+from router.adapters.leaving import Leaving
 from router.core.decision.caches import forget_models
 from router.core.ollama.model import ModelFacts
 
@@ -21,7 +22,10 @@ MOST_UNLISTED = 1024
 
 
 class ShownModels:
-    """Facts by manifest digest. What is kept of models that are not listed is forgotten, the oldest first."""
+    """Facts by manifest digest. What is kept of models that are not listed is forgotten, the oldest first.
+
+    What is forgotten goes to `leaving`.
+    """
 
     def __init__(
         self,
@@ -29,6 +33,7 @@ class ShownModels:
         most_model_bytes: int = MOST_MODEL_BYTES,
         most_unlisted_bytes: int = MOST_UNLISTED_BYTES,
     ) -> None:
+        self.leaving = Leaving()
         self._most_bytes = most_bytes
         self._most_model_bytes = most_model_bytes
         self._most_unlisted_bytes = most_unlisted_bytes
@@ -47,43 +52,47 @@ class ShownModels:
     def keep(self, digest: str, facts: ModelFacts) -> ModelFacts:
         """Keep the facts of a listed model and return them: without metadata if there is no room for it."""
         self._drop(digest)
-        size_bytes = held_bytes(facts)
-        if size_bytes > self._most_model_bytes:
-            facts = facts.bare("its metadata takes too much memory")
-        elif self._listed_bytes + size_bytes > self._most_bytes and not facts.doubt:
-            facts = facts.bare("the metadata of all models takes too much memory")
-        size_bytes = held_bytes(facts)
-        self._listed[digest] = facts, size_bytes
-        self._listed_bytes += size_bytes
-        return facts
+        return self._keep(digest, facts, held_bytes(facts))
 
     def list_only(self, digests: Collection[str]) -> None:
         """Set which models are listed."""
         for digest in self._listed.keys() - digests:
-            self._move(digest, is_listed=False)
+            self._unlisted[digest] = kept = self._listed.pop(digest)
+            size_bytes = kept[1]
+            self._listed_bytes -= size_bytes
+            self._unlisted_bytes += size_bytes
         for digest in [digest for digest in self._unlisted if digest in digests]:
-            self._move(digest, is_listed=True)
-        while self._unlisted_bytes > self._most_unlisted_bytes or len(self._unlisted) > MOST_UNLISTED:
-            self._forget(next(iter(self._unlisted)))
+            facts, size_bytes = self._unlisted.pop(digest)
+            self._unlisted_bytes -= size_bytes
+            self._keep(digest, facts, size_bytes)
+        self._forget_some()
 
-    def _forget(self, digest: str) -> None:
-        """Drop a model, and from time to time all that was worked out for such ones, which holds their facts."""
-        self._forgotten_bytes += self._unlisted[digest][1]
-        self._drop(digest)
+    def _keep(self, digest: str, facts: ModelFacts, size_bytes: int) -> ModelFacts:
+        doubt = ""
+        if size_bytes > self._most_model_bytes:
+            doubt = "its metadata takes too much memory"
+        elif self._listed_bytes + size_bytes > self._most_bytes and not facts.doubt:
+            doubt = "the metadata of all models takes too much memory"
+        if doubt:
+            facts = facts.bare(doubt)
+            size_bytes = held_bytes(facts)
+        self._listed[digest] = facts, size_bytes
+        self._listed_bytes += size_bytes
+        return facts
+
+    def _forget_some(self) -> None:
+        """Forget the oldest of those that are not listed, and from time to time all that was worked out for such ones.
+
+        That holds their facts.
+        """
+        while self._unlisted_bytes > self._most_unlisted_bytes or len(self._unlisted) > MOST_UNLISTED:
+            facts, size_bytes = self._unlisted.pop(next(iter(self._unlisted)))
+            self.leaving.add((facts,))
+            self._unlisted_bytes -= size_bytes
+            self._forgotten_bytes += size_bytes
         if self._forgotten_bytes > self._most_unlisted_bytes:
             self._forgotten_bytes = 0
             forget_models()
-
-    def _move(self, digest: str, *, is_listed: bool) -> None:
-        facts = self.get(digest)
-        assert facts is not None
-        if is_listed:
-            self.keep(digest, facts)
-            return
-        size_bytes = self._listed[digest][1]
-        self._drop(digest)
-        self._unlisted[digest] = facts, size_bytes
-        self._unlisted_bytes += size_bytes
 
     def _drop(self, digest: str) -> None:
         if digest in self._listed:

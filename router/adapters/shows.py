@@ -10,13 +10,15 @@ import asyncio
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Protocol
 
+import msgspec
 from cachetools import LRUCache
 
 from router.adapters.control import Refused
+from router.adapters.leaving import Leaving
 from router.adapters.shown_models import ShownModels
 from router.core.memory.shape import shape_of
 from router.core.ollama.model import ModelFacts
-from router.core.ollama.show import text
+from router.core.ollama.show import size, text
 from router.errors import ModelNotFound, RouterError, UpstreamTimeout
 
 AT_ONCE, IN_BACKGROUND, HANGING_IN_BACKGROUND = 8, 2, 4
@@ -39,7 +41,33 @@ _MAX_KEPT = 8192
 _INLINE_TENSORS = 500
 """A model with more of them is sized in a thread."""
 
-Row = Mapping[str, Any]
+
+class Row(msgspec.Struct, frozen=True, gc=False):
+    """A row of `/api/tags`: its name and digest ("" without one), and all of it as JSON.
+
+    As objects, ten thousand rows would be many more for Python's garbage collector to look at.
+    """
+
+    name: str
+    digest: str
+    text: bytes
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any]) -> Row:
+        """Return a row with these fields."""
+        name, digest = text(fields.get("name")) or text(fields.get("model")), text(fields.get("digest"))
+        try:
+            return cls(name, digest, msgspec.json.encode(fields))
+        except OverflowError:  # a number that none of Ollama's is like
+            rest = {"name": name, "digest": digest, "size": size(fields.get("size"))}
+            return cls(name, digest, msgspec.json.encode(rest))
+
+    def fields(self) -> dict[str, Any]:
+        """Return the row as Ollama has sent it."""
+        return _read_row(self.text)
+
+
+_read_row = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 class ShowServer(Protocol):
@@ -68,6 +96,7 @@ class Shows:
         self._on_shown = on_shown
         self._report = report
         self._facts = kept or ShownModels()
+        self._news: dict[str, None] = {}  # digests that were shown since `taken_news`
         self._failed: LRUCache[str, tuple[str, float, float]] = LRUCache(_MAX_KEPT)  # reason, not before, pause
         self._asked_at_s: dict[str, float] = {}  # open ones that something waits for
         self._queue: dict[str, Row] = {}
@@ -80,6 +109,16 @@ class Shows:
     def facts(self, digest: str) -> ModelFacts | None:
         """Return the facts that the model was shown with, None if it was not shown yet."""
         return self._facts.get(digest)
+
+    @property
+    def leaving(self) -> Leaving:
+        """What is forgotten, to be freed."""
+        return self._facts.leaving
+
+    def taken_news(self) -> list[str]:
+        """Return the digests of the models that were shown since the last call."""
+        news, self._news = self._news, {}
+        return list(news)
 
     @property
     def is_reading(self) -> bool:
@@ -95,21 +134,26 @@ class Shows:
             return False
         return self._now() < self._patient_until_s(digest, patience_s)
 
+    def list_only(self, digests: Collection[str]) -> None:
+        """Set which models are listed: those that are not are forgotten some time."""
+        self._facts.list_only(digests)
+
     def want(self, rows: Mapping[str, Row]) -> None:
         """Set the models to show by digest; those that were shown already, or failed just now, are left out."""
         now_s = self._now()
-        self._facts.list_only(rows.keys())
         self._queue = {
             digest: row
             for digest, row in rows.items()
-            if digest not in self._facts and digest not in self._running and self._may_try(digest, now_s)
+            if digest not in self._facts
+            and digest not in self._running
+            and (digest not in self._failed or self._may_try(digest, now_s))
         }
         kept = rows.keys() | set(self._running)  # those that wait for a model that is gone wait no longer than others
         self._asked_at_s = {digest: at_s for digest, at_s in self._asked_at_s.items() if digest in kept}
         self._pump()
 
     def _may_try(self, digest: str, now_s: float) -> bool:
-        _, not_before_s, _ = self._failed.get(digest, ("", 0.0, 0.0))
+        _, not_before_s, _ = self._failed[digest]
         return now_s >= not_before_s
 
     async def read_first(self, digests: Collection[str], patience_s: float | None = None) -> None:
@@ -174,6 +218,7 @@ class Shows:
         is_awaited = self._asked_at_s.pop(digest, None) is not None
         self._pump()
         if digest in self._facts:
+            self._news[digest] = None
             self._note_shown(is_urgent=is_awaited or not self.is_reading)
         self._ended.set()
         self._ended = asyncio.Event()
@@ -198,9 +243,9 @@ class Shows:
     # --- one show ----------------------------------------------------------------------------------------------
 
     async def _show(self, digest: str, row: Row) -> None:
-        name = text(row.get("name")) or text(row.get("model"))
+        name = row.name
         try:
-            facts = await self._sized(row, await self._ask(name))
+            facts = await self._sized(row.fields(), await self._ask(name))
         except RouterError as error:
             self._fail(digest, name, error)
             return
@@ -209,7 +254,7 @@ class Shows:
         if facts.doubt:
             self._report(f"{name} is sized by its download: {facts.doubt}")
 
-    async def _sized(self, row: Row, show: Mapping[str, Any]) -> ModelFacts:
+    async def _sized(self, row: Mapping[str, Any], show: Mapping[str, Any]) -> ModelFacts:
         tensors = show.get("tensors")
         if isinstance(tensors, list) and len(tensors) > _INLINE_TENSORS:  # tens of milliseconds
             return await asyncio.to_thread(sized, row, show)
@@ -230,7 +275,7 @@ class Shows:
             self._report(f"{name} is sized by its download until Ollama shows it: {error.message}")
 
 
-def sized(row: Row, show: Mapping[str, Any]) -> ModelFacts:
+def sized(row: Mapping[str, Any], show: Mapping[str, Any]) -> ModelFacts:
     """Return the facts of a model, without its metadata if the formulas cannot work with it."""
     facts = ModelFacts.of_show(row, show)
     try:

@@ -16,7 +16,7 @@ from router.api.settings import EdgeSettings
 from router.core.go.json_volume import has_more_values
 from router.core.ollama.routes import Dialect, Route
 from router.core.teams.team import ANYONE
-from router.errors import BadRequest, RouterError
+from router.errors import BadRequest, BodyTooLarge, RouterError
 from router.http.client.outgoing import slices_of
 from router.http.headers import Header
 from router.http.server.cycle import Cycle
@@ -116,8 +116,15 @@ class Exchange:
         self._held.claim(len(unpacked))
         return unpacked
 
+    def hold(self, size: int) -> None:
+        """Count `size` bytes of an answer that is held whole, as those of bodies are. Raises Busy."""
+        try:
+            self._held.claim(size)
+        except BodyTooLarge:  # what the client has sent is not
+            raise self._held.busy() from None
+
     def release_body(self) -> None:
-        """Give back what the body has taken of the budget: the request has ended."""
+        """Give back what the request has taken of the budget: it has ended."""
         self._held.release()
 
     async def read(self, body: bytes, work: Callable[Concatenate[bytes, P], T], *args: P.args, **more: P.kwargs) -> T:

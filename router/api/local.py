@@ -87,7 +87,7 @@ class LocalRoutes:
             permit, view = permit_of(exchange.identity.team), self._views.get(route.kind)
             shown = partial(view, body, self._directory) if view else partial(listing.running, body, source)
             look = partial(shown, permit)
-            body = await beside(look) if self._are_large([body]) else look()
+            body = await self._viewed(exchange, look, [body])
         await exchange.answer(status, headers, body)
 
     async def _merged(self, exchange: Exchange, route: Route) -> None:
@@ -110,9 +110,16 @@ class LocalRoutes:
         bodies = [(source, body) for source, (_, _, body) in good]
         _, headers, _ = good[0][1]
         merge = listing.merging(route.kind, bodies, self._directory, permit)
-        body = await beside(merge) if self._are_large([body for _, body in bodies]) else merge()
+        body = await self._viewed(exchange, merge, [body for _, body in bodies])
         self._name(exchange, *(source for source, _ in bodies))
         await exchange.answer(OK, headers, body)
+
+    async def _viewed(self, exchange: Exchange, look: Callable[[], bytes], bodies: Sequence[bytes]) -> bytes:
+        """Return what `look` makes of these bodies. Raises Busy if there is no room for it beside them."""
+        seen = await beside(look) if self._are_large(bodies) else look()
+        if not any(seen is body for body in bodies):
+            exchange.hold(len(seen))
+        return seen
 
     def _are_large(self, bodies: Sequence[bytes]) -> bool:
         most = self._settings.inline_bytes
@@ -180,9 +187,9 @@ class LocalRoutes:
             source = where or self._directory
             try:
                 async with asyncio.timeout(within_s):
-                    upstream, answer = await self._ask(source, request)
+                    upstream, answer = await self._ask(exchange, source, request)
                     if upstream.status != NOT_FOUND and may_be_failed_listing(upstream.status, answer):
-                        upstream, answer = await self._ask(source, request)
+                        upstream, answer = await self._ask(exchange, source, request)
             except TimeoutError as error:
                 raise UpstreamTimeout(f"{source.name}: no whole answer within {within_s or 0:g} s") from error
         headers = [
@@ -190,6 +197,7 @@ class LocalRoutes:
         ]
         return upstream.status, headers, shown_error(answer, None) if upstream.status >= HTTP_ERRORS else answer
 
-    async def _ask(self, source: Readable, request: UpstreamRequest) -> tuple[UpstreamResponse, bytes]:
+    @staticmethod
+    async def _ask(exchange: Exchange, source: Readable, request: UpstreamRequest) -> tuple[UpstreamResponse, bytes]:
         upstream = await source.read(request)
-        return upstream, await read_whole(upstream)
+        return upstream, await read_whole(upstream, exchange.hold)

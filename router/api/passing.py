@@ -100,7 +100,7 @@ class Passing:
         request = UpstreamRequest(route.method.encode(), target, headers, body, length)
         asked = exchange.headers.get(BACKEND, b"").decode("latin-1").strip()
         targets = self._directory.targets(what, asked)
-        upstream = await self._done_on(targets, request)
+        upstream = await self._done_on(exchange, targets, request)
         if self._directory.has_several and self._settings.has_router_headers:
             exchange.extra.append((BACKEND, ", ".join(one.name for one in targets).encode("latin-1", "replace")))
         sender = Sender(exchange, route, exchange.extra)
@@ -113,7 +113,9 @@ class Passing:
             if route.kind in CHANGING:  # also after a failure: it may have changed something
                 self._directory.catalog_changed()
 
-    async def _done_on(self, targets: Sequence[Source], request: UpstreamRequest) -> UpstreamResponse:
+    async def _done_on(
+        self, exchange: Exchange, targets: Sequence[Source], request: UpstreamRequest
+    ) -> UpstreamResponse:
         """Have it done on each backend, also after a failure on another one, and return one answer for all.
 
         That is a failure, if there was one, but for a 404: what is known of a backend's models may be out of date.
@@ -125,7 +127,8 @@ class Passing:
         for target in targets:
             try:
                 answer = await target.forward(request)
-                answers.append(UpstreamResponse.of(answer.status, answer.headers, await read_whole(answer)))
+                body = await read_whole(answer, exchange.hold)
+                answers.append(UpstreamResponse.of(answer.status, answer.headers, body))
             except UpstreamError as error:
                 failures.append(error)
         refused = [one for one in answers if one.status >= HTTP_ERRORS and one.status != NOT_FOUND]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from router.adapters.gathered import Gathered
@@ -259,11 +259,15 @@ def _is_final_error(status: int, route: Route) -> bool:
     return status >= 500 and status != 503 and route.is_inference
 
 
-async def read_whole(upstream: UpstreamResponse, limit_bytes: int = 64 << 20) -> bytes:
-    """Return the whole body of an answer and close it. Raises UpstreamError, also beyond `limit_bytes`."""
+async def read_whole(upstream: UpstreamResponse, hold: Callable[[int], None], limit_bytes: int = 64 << 20) -> bytes:
+    """Return the whole body of an answer and close it. Raises UpstreamError, also beyond `limit_bytes`.
+
+    `hold` is called with the number of bytes before each part is kept, and may raise.
+    """
     gathered = Gathered()
     with contextlib.closing(upstream):
         while part := await upstream.read():
+            hold(len(part))
             gathered.add(part)
             if gathered.size > limit_bytes:
                 raise UpstreamError("the upstream's answer is too large")

@@ -107,7 +107,11 @@ class Installed:
         news = {key: facts for key, facts in found.items() if before.get(key) is not facts}
         if not news and len(before) == len(found):
             return
-        self.catalog = {key: facts for key, facts in found.items() if not is_derived(facts.name)}
+        shown = {key: facts for key, facts in news.items() if not is_derived(facts.name)}
+        if len(before) == len(found) and news.keys() <= before.keys():  # of thousands a few are known better
+            self.catalog = {**self.catalog, **shown}
+        else:
+            self.catalog = {key: facts for key, facts in found.items() if not is_derived(facts.name)}
         self._by_piece = None
         self._by_weights = {facts.weights: facts for facts in reversed(self.catalog.values())}
         self._earlier |= {facts.digest: facts.weights for facts in news.values() if facts.weights}

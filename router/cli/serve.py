@@ -148,7 +148,7 @@ def calm_collector() -> None:
 
     A request leaves no reference cycles behind. With Python's defaults the collector would scan the whole heap several
     times a second under load: an eighth of the time, in pauses of 40 ms. Young objects are looked at in small portions:
-    calls of the control plane do leave cycles, and 50,000 of them took up to 90 ms to free. A thousand teams are
+    what fails does leave cycles, and 50,000 objects in them took up to 90 ms to free. A thousand teams are
     200,000 objects, which a reload makes: of these 20,000 at a time take 4 ms. What was excluded before is looked at
     once more, because the router that the last reload has replaced is garbage by now.
     """

@@ -140,7 +140,7 @@ class Limits(Section):
     body_bytes: AtLeastOne = 64 << 20
     """largest JSON body; blobs are unlimited and streamed"""
     buffered_bytes: AtLeastOne = 512 << 20
-    """largest sum of the bodies of all requests; one address leaves an eighth to others; beyond it a 503"""
+    """largest sum of requests' bodies and clients' lists; one address leaves an eighth to others; beyond it a 503"""
     header_bytes: AtLeastOne = 64 << 10
     """largest request header; a node takes about 62 KiB more, for what its fronts say of a request"""
     headers: AtLeastOne = 128

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from router.config import ChainRule, ChainRules, Rulebook
-from router.core.decision.chain import Chain, Variant, auto_chain, is_kin
+from router.core.decision.chain import Chain, KinOf, Variant, auto_chain
 from router.core.ollama.model import ModelFacts
 from router.core.ollama.names import MAX_NAME, ModelName, Source, is_name, key_of
 from router.core.teams.team import Memory, Team
@@ -26,6 +26,7 @@ class Chains:
         self._in_force = rules
         self._remembered: dict[tuple[ChainRules, str, bool], RuledChain | None] = {}
         self._catalog: Mapping[str, ModelFacts] | None = None
+        self._kin = KinOf({})
         self._floors_of: Rulebook | None = None
         self._floors: Mapping[str, Memory] = {}
 
@@ -91,8 +92,7 @@ class Chains:
         self._remembered[key] = found
         return found
 
-    @staticmethod
-    def _find(name: str, catalog: Mapping[str, ModelFacts], rules: ChainRules) -> Chain | None:
+    def _find(self, name: str, catalog: Mapping[str, ModelFacts], rules: ChainRules) -> Chain | None:
         try:
             parsed = ModelName.parse(name)
         except BadRequest:
@@ -107,7 +107,12 @@ class Chains:
             return None
         if rule.auto == "off":
             return Chain(asked.name, (Variant(asked.name),))
-        return auto_chain(asked, rules.substitutes(catalog.values()), rule.auto)
+        return auto_chain(asked, rules.substitutes(self._kin_of(catalog).facts(asked)), rule.auto)
+
+    def _kin_of(self, catalog: Mapping[str, ModelFacts]) -> KinOf:
+        if self._kin.catalog is not catalog:
+            self._kin = KinOf(catalog)
+        return self._kin
 
     def members(
         self, name: str, catalog: Mapping[str, ModelFacts], rules: ChainRules | None = None
@@ -123,7 +128,7 @@ class Chains:
         asked = catalog.get(key)
         if asked is None or rule.auto == "off":
             return [key], []
-        return [key], [other for other, facts in catalog.items() if other != key and is_kin(asked, facts)]
+        return [key], [other for other in self._kin_of(catalog).keys(asked) if other != key]
 
     @staticmethod
     def is_remote(name: str, catalog: Mapping[str, ModelFacts]) -> bool:

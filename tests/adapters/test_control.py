@@ -1,6 +1,7 @@
 """A call of the control plane ends in bounded time and memory, whatever the server does."""
 
 import asyncio
+import gc
 import gzip
 import json
 import time
@@ -8,7 +9,7 @@ import time
 import msgspec
 import pytest
 
-from router.adapters.control import ControlPlane, Refused, read_object
+from router.adapters.control import LARGE_BYTES, ControlPlane, Refused, read_object, read_rows
 from router.adapters.gpu.prometheus import PrometheusProbe
 from router.adapters.ollama import OllamaClient
 from router.errors import ProbeError, UpstreamError, UpstreamTimeout
@@ -241,3 +242,73 @@ def test_a_long_answer_is_read_in_steps(monkeypatch, more):
     else:
         assert read_object(content)["models"] == rows
     assert max(sizes) < 10_000
+
+
+async def answered(reader, writer):
+    while True:
+        writer.write(HEAD + b"Content-Length: 2\r\n\r\n{}")
+        await reader.readuntil(b"\r\n\r\n")
+
+
+async def test_a_call_leaves_nothing_for_the_garbage_collector():
+    """Thousands of models are shown one after the other, and what that leaves would be freed in one step."""
+    async with server_that(answered) as url:
+        plane = control(url, timeout_s=30.0)
+        await plane.ask("GET", "/api/ps")
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(10):
+                await plane.ask("GET", "/api/ps")
+            await asyncio.sleep(0)
+            assert gc.collect() < 10
+        finally:
+            gc.enable()
+        await plane.aclose()
+
+
+async def test_large_answers_are_held_one_at_a_time():
+    """Each takes several times its bytes as pieces, as one body and as objects; small ones pass meanwhile."""
+    sent, stalled, go_on = [], asyncio.Event(), asyncio.Event()
+    half = b" " * (LARGE_BYTES * 3 // 4)
+
+    async def large(_reader, writer):
+        sent.append(writer)
+        if len(sent) == 3:
+            writer.write(HEAD + b"Content-Length: 2\r\n\r\n{}")
+            return
+        is_first = len(sent) == 1
+        writer.write(HEAD + b"Content-Length: %d\r\n\r\n" % (2 * len(half) + 2) + half + half)
+        await writer.drain()
+        if is_first:
+            stalled.set()
+            await go_on.wait()
+        writer.write(b"{}")
+        await writer.drain()
+
+    async with server_that(large) as url:
+        plane = control(url, timeout_s=30.0, max_bytes=64 << 20)
+        first = asyncio.create_task(plane.ask("GET", "/api/tags"))
+        await stalled.wait()
+        while not plane._large.locked():  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        second = asyncio.create_task(plane.ask("GET", "/api/tags"))
+        while len(sent) < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        assert await plane.ask("GET", "/api/ps") == {}
+        assert (first.done(), second.done()) == (False, False)
+        go_on.set()
+        assert (await first, await second) == ({}, {})
+        assert not plane._large.locked()
+        await plane.aclose()
+
+
+def test_of_a_long_list_of_models_only_what_is_used_is_kept():
+    """Whatever somebody writes beside it would be kept with thousands of rows."""
+    row = {
+        "name": "m", "size": 1, "digest": "d", "capabilities": ["vision"], "remote_host": "h" * 2000, "pad": "x" * 3000,
+        "details": {"family": "llama", "families": ["llama"], "format": "f" * 2000, "level": 3},
+    }  # fmt: skip
+    found = read_rows(json.dumps({"models": [row] * 100 + [None]}).encode())["models"]
+    used = {"name": "m", "size": 1, "digest": "d", "capabilities": ["vision"], "details": {"family": "llama"}}
+    assert found == [used] * 100 + [None]

@@ -1,14 +1,20 @@
 """Shows run in the background: few at once, those that are needed first, and one that hangs holds up no other."""
 
 import asyncio
+import gc
+from collections import Counter
 
 import pytest
 
 from ollama_simulator.clock import run_virtual
-from router.adapters.catalog import ROWS_AT_ONCE, SETTLE_S, CatalogReader
+from router.adapters.catalog import ROWS_AT_ONCE, SETTLE_S, SHOWN_AT_ONCE, CatalogReader
 from router.adapters.control import Refused
+from router.adapters.leaving import AT_ONCE as LEAVING_AT_ONCE
+from router.adapters.leaving import SOON_S
+from router.adapters.shown_models import ShownModels
 from router.adapters.shows import AT_ONCE, HANGING_IN_BACKGROUND, IN_BACKGROUND, LONG_S, PAUSE_S
 from router.core.ollama.names import key_of
+from router.core.ollama.show import MAX_BYTES
 from router.errors import ModelNotFound, UpstreamError, UpstreamTimeout
 
 PATIENCE_S = 10.0
@@ -331,3 +337,87 @@ def test_what_is_shown_of_one_model_leaves_the_facts_of_all_others():
         assert set(before) == set(after)
 
     play(story, Counting(*"abcd", show_s=0.6))
+
+
+class OneDigest(Shower):
+    """All names stand for one model."""
+
+    async def tags(self):
+        return [row | {"digest": "d"} for row in await super().tags()]
+
+
+def test_of_very_many_names_of_one_model_the_facts_are_told_in_parts():
+    """One show says what all of them are; making the facts of all in one step would hold the loop."""
+    count = 2 * SHOWN_AT_ONCE + 1
+
+    async def story(reader, changes):
+        await reader.refresh()
+        while reader.is_reading:  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+        await asyncio.sleep(1)
+        shown = [sum(bool(facts.info) for facts in catalog.values()) for catalog in changes]
+        steps = [after - before for before, after in zip([0, *shown], shown, strict=False)]
+        assert shown[-1] == count
+        assert max(steps) == SHOWN_AT_ONCE
+
+    play(story, OneDigest(*(f"m{number}" for number in range(count)), show_s=SETTLE_S + 1))
+
+
+def test_the_facts_of_models_that_are_gone_are_freed_in_steps():
+    """Even if whoever read the old list lets it go long after, in one step."""
+
+    async def story(reader, changes):
+        before = await reader.refresh()
+        await asyncio.sleep(5)
+        server.names = ["last"]
+        await reader.refresh()
+        await asyncio.sleep(10)
+        left = len(reader._shows.leaving)
+        assert left >= 300  # they are still read
+        del before
+        changes.clear()
+        counts = []
+        while len(reader._shows.leaving):
+            await asyncio.sleep(SOON_S)
+            counts.append(len(reader._shows.leaving))
+        steps = [one - other for one, other in zip([left, *counts], counts, strict=False)]
+        assert max(steps) <= 2 * LEAVING_AT_ONCE
+
+    server = Shower(*(f"m{number}" for number in range(300)))
+    play(story, server, kept=ShownModels(most_unlisted_bytes=0))
+
+
+class Odd(Shower):
+    """Lists a size that no file has."""
+
+    async def tags(self):
+        return [row | {"size": 10**30} for row in await super().tags()]
+
+
+def test_a_number_that_no_model_has_does_not_hide_its_row():
+    """It counts as the largest size."""
+
+    async def story(reader, _changes):
+        (facts,) = (await reader.refresh()).values()
+        assert facts.size_bytes == MAX_BYTES
+
+    play(story, Odd("a"))
+
+
+def test_a_long_list_of_models_is_held_as_few_objects():
+    """Python's garbage collector looks at what is new in one step, and each row would be three objects."""
+
+    async def story(reader, _changes):
+        await reader.refresh()
+        gc.collect()
+        assert not any(map(gc.is_tracked, reader._rows.values()))
+        kinds = Counter(type(one).__name__ for one in gc.get_objects())
+        server.names += [f"more{number}" for number in range(1000)]
+        await reader.refresh()
+        gc.collect()
+        more = Counter(type(one).__name__ for one in gc.get_objects()) - kinds
+        assert more["ModelFacts"] == 1000
+        assert more["dict"] + more["list"] + more["frozenset"] + more["Row"] < 20
+
+    server = Shower(*(f"m{number}" for number in range(10)), show_s=60)
+    play(story, server)

@@ -140,3 +140,33 @@ async def test_what_a_compressed_body_becomes_is_counted() -> None:
         reply = await raw.ask("POST", "/v1/chat/completions", packed, [("Content-Encoding", "zstd")])
         assert reply.status == 413
         assert held(running) == 0
+
+
+async def test_lists_that_are_held_count_as_bodies() -> None:
+    """They may be as large, and any number of clients may ask for them at once: also what is made of them counts."""
+    answer = json.dumps({"models": [{"name": "m", "size": 1, "pad": "x" * (MIB + MIB // 4)}]}).encode()
+    kind = ((b"content-type", b"application/json"),)
+    dispatcher = FakeDispatcher(ScriptedRelay(lambda _: UpstreamResponse.of(200, kind, answer)))
+    async with running_edge(dispatcher, SETTINGS) as running, client(running.port) as other:
+        assert (await other.ask("GET", "/api/tags")).status == 200
+        assert held(running) == 0
+        raw = await RawClient.to(running.port)
+        await raw.send(request_bytes("POST", "/api/generate", BODY)[:-1])
+        await until_held(running, len(BODY) - 1)
+        reply = await other.ask("GET", "/api/tags")
+        assert (reply.status, reply.headers["retry-after"]) == (503, "1")
+        await raw.send(BODY[-1:])
+        assert (await raw.reply()).status == 200
+        assert (await other.ask("GET", "/api/tags")).status == 200
+        assert held(running) == 0
+        raw.close()
+
+
+async def test_a_list_beyond_all_of_the_budget_is_not_the_clients_fault() -> None:
+    """It is refused as one that has no room."""
+    answer = json.dumps({"models": [{"name": "m", "pad": "x" * 4 * MIB}]}).encode()
+    kind = ((b"content-type", b"application/json"),)
+    dispatcher = FakeDispatcher(ScriptedRelay(lambda _: UpstreamResponse.of(200, kind, answer)))
+    async with running_edge(dispatcher, SETTINGS) as running, client(running.port) as other:
+        assert (await other.ask("GET", "/api/tags")).status == 503
+        assert held(running) == 0

@@ -74,10 +74,12 @@ async def test_a_client_that_reads_slowly_gets_all_of_a_stream_that_was_there_at
 
 
 async def test_an_answer_that_we_look_into_is_bounded():
-    """And closed on every way out."""
-    assert await read_whole(UpstreamResponse.of(200, JSON, b"12345"), 5) == b"12345"
+    """And closed on every way out; its bytes are counted before they are kept."""
+    held: list[int] = []
+    assert await read_whole(UpstreamResponse.of(200, JSON, b"12345"), held.append, 5) == b"12345"
+    assert sum(held) == 5
     with pytest.raises(UpstreamError, match="too large"):
-        await read_whole(UpstreamResponse.of(200, JSON, b"123456"), 5)
+        await read_whole(UpstreamResponse.of(200, JSON, b"123456"), held.append, 5)
 
 
 class Refusing(FakeDispatcher):

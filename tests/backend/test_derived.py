@@ -6,11 +6,25 @@ from dataclasses import replace
 import pytest
 
 from router.adapters.catalog import CatalogReader
-from router.backend.derived import CALM_S, MAX_WAIT_S, ORPHAN_S, OTHERS, UNUSED_S, DerivedTags, Replaced, owner_of
+from router.backend.derived import (
+    CALM_S,
+    MAX_WAIT_S,
+    ORPHAN_S,
+    OTHERS,
+    PIECES_AT_ONCE,
+    ROWS_AT_ONCE,
+    UNUSED_S,
+    DerivedTags,
+    Replaced,
+    _digests,
+    _pieces,
+    owner_of,
+)
 from router.backend.epoch import Epoch
 from router.backend.installed import Installed
 from router.config import load_config
-from router.core.ollama.derived_names import derived_name, is_derived
+from router.core.ollama.derived_names import by_piece, derived_name, is_derived
+from router.core.ollama.names import key_of
 from router.core.ollama.runner import LoadOptions
 from router.errors import UpstreamError
 from tests.backend.machine import BIG, SMALL, MemoryMachine, weights_of
@@ -381,3 +395,26 @@ def test_the_owner_is_the_same_after_a_restart_and_another_for_another_router(mo
     monkeypatch.setattr("socket.gethostname", lambda: "elsewhere")
     assert owner() != here
     assert is_derived(derived_name(SMALL.name, SMALL.digest, OPTIONS, here))
+
+
+async def turns_of(work):
+    turns, doing = 0, asyncio.create_task(work)
+    while not doing.done():
+        await asyncio.sleep(0)
+        turns += 1
+    return turns, await doing
+
+
+def test_what_tags_were_made_from_is_looked_up_in_steps(virtual):
+    """Thousands of models may be installed."""
+
+    async def story():
+        rows = [{"name": f"m{at}:1b", "digest": f"sha256:{at % 1000:064x}"} for at in range(5 * PIECES_AT_ONCE)]
+        turns, digests = await turns_of(_digests([*rows, {"name": "no name"}, {}]))
+        assert turns >= len(rows) // ROWS_AT_ONCE
+        assert digests == {key_of(row["name"]): row["digest"] for row in rows}
+        turns, pieces = await turns_of(_pieces(digests))
+        assert turns >= 5
+        assert pieces == by_piece(digests)
+
+    virtual(story)

@@ -107,3 +107,25 @@ def test_the_models_that_decide_about_a_name_are_those_of_its_chain_the_first_ap
     found = chains(chains={"team": TEAM})
     assert found.members("team", CATALOG) == ([key_of("llama3.3:70b")], [key_of("llama3.2:3b")])
     assert found.members("not a name", CATALOG) == ([], [])
+
+
+class Listed(dict):
+    """A catalog that counts how often it was gone through."""
+
+    rounds = 0
+
+    def items(self):
+        self.rounds += 1
+        return super().items()
+
+    values = __iter__ = None  # not in any other way
+
+
+def test_all_models_are_looked_at_once_however_many_are_asked_for():
+    """Thousands may be installed, and each request of a model that has no chain yet would go through them."""
+    catalog, found = Listed(catalog_of(BIG, SMALL, facts_of("gemma3:4b", 3))), chains()
+    for name in ("llama3.3:70b", "llama3.2:3b", "gemma3:4b"):
+        assert found.find(name, catalog) is not None
+        assert found.members(name, catalog)[0] == [key_of(name)]
+    assert catalog.rounds == 1
+    assert found.members("llama3.3:70b", catalog)[1] == [key_of("llama3.2:3b")]

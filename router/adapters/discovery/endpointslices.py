@@ -13,11 +13,11 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import httpx
 import msgspec
 
 from router.adapters.discovery.found import Nodes, Tell, bounded, url_of
 from router.adapters.heads import BoundedTransport
+from router.adapters.lean_httpx import httpx
 
 MOST_BYTES = 64 << 20
 """Longest list."""

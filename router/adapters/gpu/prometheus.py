@@ -9,8 +9,6 @@ import asyncio
 import re
 from collections.abc import Iterator, Mapping
 
-import httpx
-
 from router.adapters.gpu.nvml import UNKNOWN_CONTEXT_BYTES
 from router.adapters.gpu.reading import (
     MAX_CARDS,
@@ -23,6 +21,7 @@ from router.adapters.gpu.reading import (
     usable,
 )
 from router.adapters.heads import BoundedTransport
+from router.adapters.lean_httpx import httpx
 from router.core.masking import masked
 from router.core.ollama.runner import Gpu
 from router.core.units import MIB

@@ -10,11 +10,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from router.core.advice.examine import groups
-from router.core.decision.chain import series
 from router.core.memory.footprint import MemoryOptions, footprint
 from router.core.memory.placement import Card
 from router.core.ollama.model import ModelFacts
 from router.core.ollama.names import key_of
+from router.core.ollama.series import series
 from router.core.units import GIB, MIB
 
 LEAST_NUM_CTX = 8192

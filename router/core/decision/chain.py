@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal
 
 from router.core.ollama.model import ModelFacts
 from router.core.ollama.names import key_of
 
-_QUANTIZATION = re.compile(
-    r"(?<![a-z0-9])(?:ud[-_])?(?:[it]?q\d\w*|(?:mx|nv)fp4\w*|b?fp?(?:16|32)|fp8|int\d)\b", re.ASCII
-)
-_VERSION = re.compile(r"[-_.]?v?\d+(?:\.\d+)*(?![a-z0-9])|\d+(?:\.\d+)*")
-_SIZE = re.compile(r"(?:\d+x)?[ae]?\d+[bme]?|v\d+|\d+k")
-_PLAIN = frozenset({"latest", "instruct", "it", "chat", "qat"})
+MOST_VARIANTS = 64
+"""Of an automatic chain: a decision looks at each of them, and nobody has so many that differ."""
+
+MOST_KIN = 500
+"""Models of one family and series that are looked at for an automatic chain: anybody may give thousands one name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +57,8 @@ def auto_chain(
 
     Of several tags that share one weights blob the first by name is taken. A model that lacks a capability of `asked`
     is left out. An embedding model gets no substitute, because vectors of two models do not compare
-    (docs/reliability.md, C10); with mode "quantizations" its own quantizations may follow.
+    (docs/reliability.md, C10); with mode "quantizations" its own quantizations may follow. Of very many substitutes
+    (`MOST_VARIANTS`) the biggest and the smallest are taken.
     """
     if mode == "auto" and "embedding" in asked.capabilities:
         return Chain(asked.name, (Variant(asked.name),))
@@ -71,32 +70,42 @@ def auto_chain(
     smaller = [facts for facts in by_weights.values() if mode == "auto" and _is_smaller(asked, facts)]
     same.sort(key=lambda facts: (-facts.size_bytes, facts.name))
     smaller.sort(key=lambda facts: (-facts.parameter_count, -facts.size_bytes, facts.name))
-    return Chain(asked.name, tuple(Variant(facts.name) for facts in (asked, *same, *smaller)))
+    return Chain(asked.name, tuple(Variant(facts.name) for facts in (asked, *_few([*same, *smaller]))))
 
 
-@lru_cache(maxsize=8192)
-def series(name: str) -> tuple[str, frozenset[str]]:
-    """Return the series of a model name and its flavour: ``llama3.1:8b-instruct-q8_0`` → ("llama", {}).
+class KinOf:
+    """The installed models by their kin (`ModelFacts.kin`), of which automatic chains are made.
 
-    The series is namespace and model without version numbers. The flavour is what the tag names besides size and
-    quantization; ``instruct``, ``it`` and ``chat`` are left out, because a plain tag means them in Ollama's library.
+    Thousands may be installed, and few of them are of one series. `catalog` is keyed by `names.key_of`.
     """
-    path, _, last = name.rpartition("/")
-    model, _, tag = last.partition(":")
-    words = re.split(r"[-_.]+", re.sub(_QUANTIZATION, "", tag.lower()))
-    flavour = frozenset(word for word in words if word and not _SIZE.fullmatch(word) and word not in _PLAIN)
-    return f"{path}/{_VERSION.sub('', model.lower())}", flavour
+
+    def __init__(self, catalog: Mapping[str, ModelFacts]) -> None:
+        self.catalog = catalog
+        self._keys: defaultdict[str, list[str]] = defaultdict(list)
+        for key, facts in catalog.items():
+            self._keys[facts.kin].append(key)
+
+    def keys(self, asked: ModelFacts) -> Sequence[str]:
+        """Return the keys of the models of the family and the series of `asked`, at most `MOST_KIN`: itself, too."""
+        return self._keys.get(asked.kin, ())[:MOST_KIN]
+
+    def facts(self, asked: ModelFacts) -> list[ModelFacts]:
+        """Return the facts of these."""
+        return [self.catalog[key] for key in self.keys(asked)]
 
 
-def is_kin(asked: ModelFacts, other: ModelFacts) -> bool:
-    """Return whether `other` is of the family and the series of `asked`: it may be in its automatic chain."""
-    return asked.family == other.family and series(asked.name) == series(other.name)
+def _few(substitutes: Sequence[ModelFacts]) -> Sequence[ModelFacts]:
+    """Return at most as many as a chain may have beside the first: the last ones are those that fit if nothing does."""
+    half, rest = divmod(MOST_VARIANTS - 1, 2)
+    if len(substitutes) < MOST_VARIANTS:
+        return substitutes
+    return [*substitutes[: half + rest], *substitutes[-half:]]
 
 
 def _may_replace(asked: ModelFacts, other: ModelFacts) -> bool:
     if not asked.capabilities <= other.capabilities or not other.capabilities or other.is_remote:
         return False
-    return is_kin(asked, other)
+    return asked.kin == other.kin
 
 
 def _is_same_size(asked: ModelFacts, other: ModelFacts) -> bool:

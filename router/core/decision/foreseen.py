@@ -20,6 +20,7 @@ from router.core.decision.evictable import Evictable
 from router.core.decision.snapshot import Resident, Snapshot
 from router.core.decision.victims import Evicted, cost_of
 from router.core.ollama.bookkeeping import Free, OllamaResident, Stake, believed_free_bounds, live_free, stakes
+from router.core.ollama.model import ModelFacts
 from router.core.ollama.runner import Gpu
 from router.core.ollama.scheduler import Asked
 
@@ -116,6 +117,7 @@ class Books:
     costs: dict[str, int]
     _stakes: dict[str, tuple[Stake, ...]]
     _bits: dict[int, int]
+    _facts: dict[str, ModelFacts | None] = field(default_factory=dict)
     _cleared: dict[int, Cleared] = field(default_factory=dict)
     _evictable: dict[tuple[frozenset[str], frozenset[str]], Evictable] = field(default_factory=dict)
 
@@ -132,6 +134,15 @@ class Books:
         costs = {one.weights: cost_of(one) for one in snapshot.residents}
         bits = {id(one): 1 << at for at, one in enumerate(snapshot.residents)}
         return Books(snapshot, most, least, costs, {name: stakes(gpus, most[name], least[name]) for name in most}, bits)
+
+    def facts(self, weights: str) -> ModelFacts | None:
+        """Return the facts of a resident's model, the first in the catalog; None if it is not installed."""
+        if not self._facts:  # all at once: thousands may be installed, and each plan asks for several
+            self._facts.update(dict.fromkeys(one.weights for one in self.snapshot.residents))
+            for facts in self.snapshot.catalog.values():
+                if facts.weights in self._facts and self._facts[facts.weights] is None:
+                    self._facts[facts.weights] = facts
+        return self._facts.get(weights)
 
     def evictable(self, forced: frozenset[str], spared: frozenset[str]) -> Evictable:
         """Return who may go for a load: `forced` (weights) do, and neither `spared` nor what is reserved for others."""

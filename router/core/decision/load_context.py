@@ -99,7 +99,7 @@ def _plan(
     if (first := next(iter(beside), None)) is not None:
         return first
     gone = [one for one in snapshot.residents if one.weights in lost]
-    back_bytes = sum(_least_bytes(one, snapshot, rules, least_num_ctx) for one in gone)
+    back_bytes = sum(_least_bytes(one, snapshot, rules, books, least_num_ctx) for one in gone)
     all_bytes = sum(gpu.total_bytes for gpu in snapshot.gpus or ())
     if all_bytes - need_of(facts, base.at(need.lower), rules).footprint.need_bytes < back_bytes:  # no plan leaves it
         return largest
@@ -142,10 +142,10 @@ def _leaves(plan: Plan, back_bytes: int) -> bool:
     return plan.have_bytes - plan.expected_bytes >= back_bytes
 
 
-def _least_bytes(resident: Resident, snapshot: Snapshot, rules: MachineRules, least_num_ctx: int) -> int:
+def _least_bytes(resident: Resident, snapshot: Snapshot, rules: MachineRules, books: Books, least_num_ctx: int) -> int:
     """Return what `resident` would need at the least context, in bytes; what it holds now if that is unknown."""
     held_bytes = sum(resident.held_bytes.values())
-    facts = next((one for one in snapshot.catalog.values() if one.weights == resident.weights), None)
+    facts = books.facts(resident.weights)
     if facts is None or not can_complete(facts) or not least_num_ctx or not snapshot.gpus:
         return held_bytes
     num_ctx = min(least_num_ctx, resident.context_length or least_num_ctx)

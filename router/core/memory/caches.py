@@ -9,8 +9,9 @@ says, the largest case is assumed: full attention on every layer.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from router.core.memory.architectures import Architecture
 from router.core.memory.weights import row_bytes
@@ -20,9 +21,8 @@ _RECURRENT = ("ssm_", "shortconv.", "time_mix_", "kda_")
 _ATTENDING = ("attn_k.", "attn_qkv.", "attn_kv_a_mqa.", "attn_kv.")
 
 
-@dataclass(frozen=True, slots=True)
-class LayerCache:
-    """The cache of one layer.
+class LayerCache(msgspec.Struct, frozen=True, gc=False):
+    """The cache of one layer; the garbage collector need not look at it, as at the tensors of `ModelFacts`.
 
     The widths of a K and a V cell are in elements (0 = no KV cache), `state_bytes` is its recurrent state per sequence.
     """

@@ -13,7 +13,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from router.core.nodes.form import VERSION, Bytes, Number, Seconds, Short, Text, Tokens, read
+from router.core.nodes.form import VERSION, Bytes, Number, Seconds, Short, Text, Tokens, UnreadableForm, read
 from router.core.ollama.figures import MAX_TEXT
 from router.core.ollama.model import ModelFacts
 
@@ -162,8 +162,15 @@ class NodeCatalog(msgspec.Struct, frozen=True, kw_only=True):
 
     @staticmethod
     def from_json(data: bytes) -> NodeCatalog:
-        """Return the catalog in `data`. Raises UnreadableForm, which names the field."""
-        return read(_decoder, data, MOST_CATALOG_BYTES)
+        """Return the catalog in `data`. Raises UnreadableForm, which names the field.
+
+        Its models are read one by one: thousands in one step would hold the loop from any thread.
+        """
+        found = read(_decoder, data, MOST_CATALOG_BYTES)
+        models = tuple(_model(raw, at) for at, raw in enumerate(found.models))
+        return NodeCatalog(
+            v=found.v, catalog_digest=found.catalog_digest, learned_digest=found.learned_digest, models=models
+        )
 
 
 class CatalogInMaking:
@@ -185,5 +192,22 @@ class CatalogInMaking:
         return NodeCatalog(catalog_digest=facts, learned_digest=learned, models=tuple(self._models))
 
 
+class _Unread(msgspec.Struct, frozen=True, kw_only=True):
+    """A catalog whose models are not read yet."""
+
+    v: int
+    catalog_digest: Short
+    learned_digest: Short
+    models: Annotated[tuple[msgspec.Raw, ...], Meta(max_length=MOST_MODELS)] = ()
+
+
+def _model(raw: msgspec.Raw, at: int) -> NodeModel:
+    try:
+        return _model_decoder.decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise UnreadableForm(f"models[{at}]: {error}"[:300]) from None
+
+
 _encode = msgspec.json.encode
-_decoder = msgspec.json.Decoder(NodeCatalog)
+_decoder = msgspec.json.Decoder(_Unread)
+_model_decoder = msgspec.json.Decoder(NodeModel)

@@ -5,6 +5,7 @@ Decoding is one step that nothing interrupts, in whichever thread, so the bound 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -41,13 +42,14 @@ def members(content: bytes | memoryview) -> dict[str, memoryview]:
         raise msgspec.DecodeError(error.message) from error
 
 
-def value(view: memoryview) -> Any:
+def value(view: memoryview, kept: Callable[[Any], Any] = lambda item: item) -> Any:
     """Return a valid value; a list is read element by element: in one step it would hold the loop from any thread.
 
-    Raise msgspec.DecodeError for one that is longer than anybody's.
+    Of each element of a list `kept` returns what is kept. Raise msgspec.DecodeError for a value that is longer than
+    anybody's.
     """
     if bytes(view[:1]) == b"[":
-        return [_short(item) for item in elements(view)]
+        return [kept(_short(item)) for item in elements(view)]
     return _short(view)
 
 

@@ -80,17 +80,16 @@ def owner_in(name: str) -> str:
     return origin.owner if origin is not None else ""
 
 
-def usable(tags: Iterable[str], digests: Mapping[str, str]) -> set[str]:
-    """Return those of the derived tags that were made from a model as it is installed now.
-
-    `digests` maps the names of the installed models to the digests of their manifests.
-    """
-    pieces = by_piece(digests)
+def usable(tags: Iterable[str], pieces: Mapping[str, Sequence[str]]) -> set[str]:
+    """Return those of the derived tags that were made from a model as it is installed now, of those `by_piece`."""
     return {tag for tag in tags if made_from(tag, pieces)}
 
 
 def by_piece(digests: Mapping[str, str]) -> dict[str, list[str]]:
-    """Return the names in `digests` by the pieces of their digests that names of derived tags have."""
+    """Return the names of models by the pieces of their digests that names of derived tags have.
+
+    `digests` maps the names of the installed models to the digests of their manifests.
+    """
     found: dict[str, list[str]] = {}
     for name, digest in digests.items():
         found.setdefault(_piece(digest).lower(), []).append(name)

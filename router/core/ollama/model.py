@@ -5,20 +5,25 @@ They come from `/api/tags` and `/api/show` (verbose), never from a model's name.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import msgspec
+
 from router.core.ollama import show as shown
 from router.core.ollama.figures import MAX_TEXT, ImplausibleFigure, check_metadata, check_vision
+from router.core.ollama.series import series
 
 _MOST_BARE = 64
 """The most parts and capabilities, and letters of a capability, of a model whose metadata takes too much memory."""
 
 
-@dataclass(frozen=True, slots=True)
-class Tensor:
-    """One tensor of a GGUF file as `/api/show` (verbose) lists it; `type` is ggml's name, e.g. ``Q4_K``."""
+class Tensor(msgspec.Struct, frozen=True, gc=False):
+    """One tensor of a GGUF file as `/api/show` (verbose) lists it; `type` is ggml's name, e.g. ``Q4_K``.
+
+    Python's garbage collector does not look at it: thousands of models have hundreds each, and it would in one step.
+    """
 
     name: str
     type: str
@@ -36,7 +41,8 @@ class ModelFacts:
     `model_info`, with its arrays if the server sent them, but without the tokenizer's (`vocab` is their length, or 0).
     `projector` is `projector_info`, the metadata of a vision tower in a blob of its own. `tensors` is empty if the
     server listed none. `is_remote`: another server runs the model, whatever its name. `doubt` names a figure
-    that cannot be: then metadata and tensors are empty, and the model is sized by its download.
+    that cannot be: then metadata and tensors are empty, and the model is sized by its download. `kin` stands for its
+    family and series: models of one kin may replace each other.
     """
 
     name: str
@@ -57,6 +63,12 @@ class ModelFacts:
     doubt: str = ""
     has_adapters: bool = False
     has_draft: bool = False
+    kin: str = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Work out the kin here, where models are read one by one: chains look at those of all models."""
+        path, flavour = series(self.name)
+        object.__setattr__(self, "kin", "\n".join((self.family, path, *sorted(flavour))))
 
     @staticmethod
     def of_show(row: Mapping[str, Any], show: Mapping[str, Any]) -> ModelFacts:
@@ -91,7 +103,7 @@ class ModelFacts:
         try:
             check_metadata(info)
             check_vision(projector)
-            tensors = tuple(Tensor(*tensor) for tensor in shown.tensors(show.get("tensors")))
+            tensors = _listed(shown.tensors(show.get("tensors")))
         except ImplausibleFigure as error:
             return self.doubted(str(error))
         kept, vocab = shown.without_vocabulary(info), shown.vocabulary(info)
@@ -133,3 +145,12 @@ class ModelFacts:
         """The number of parameters: from the metadata, else from details (``8.0B``, ``268.10M``); 0 if unknown."""
         exact = self.info.get("general.parameter_count")
         return float(exact) if exact else shown.count(self.parameter_size)
+
+
+def _listed(tensors: Iterable[tuple[str, str, tuple[int, ...]]]) -> tuple[Tensor, ...]:
+    """Return a model's tensors; those of one type or shape share it, because the layers of a model are alike."""
+    kinds: dict[str, str] = {}
+    shapes: dict[tuple[int, ...], tuple[int, ...]] = {}
+    return tuple(
+        Tensor(name, kinds.setdefault(kind, kind), shapes.setdefault(shape, shape)) for name, kind, shape in tensors
+    )

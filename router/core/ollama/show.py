@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 from router.core.ollama.figures import MAX_TEXT, ImplausibleFigure, check_shape
@@ -25,8 +26,13 @@ _MOST_LINES = 4000
 _MOST_WORDS = 64
 """The most capabilities that are read: Ollama knows eight."""
 
+_FEW_WORDS, _FEW_CHARS = 10, 40
+"""Capabilities of a model, and letters of one, that are shared with other models."""
+
 MAX_BYTES = 1 << 60
 """No size is larger: what a server reports beyond it counts as this, which fits nowhere."""
+
+_EMBEDDING, _COMPLETION, _SEEING = map(frozenset, (("embedding",), ("completion",), ("completion", "vision")))
 
 _BLOB = re.compile(r"sha256[-:]([0-9a-f]{64})")
 _BLOB_COMMANDS = frozenset({"FROM", "ADAPTER", "DRAFT"})
@@ -147,10 +153,17 @@ def capabilities(row: Mapping[str, Any], show: Mapping[str, Any]) -> frozenset[s
     """
     listed = show.get("capabilities") or row.get("capabilities")
     if isinstance(listed, list):
-        return frozenset(str(word) for word in listed[:_MOST_WORDS])
+        words = frozenset(str(word) for word in listed[:_MOST_WORDS])
+        return _shared(words) if len(words) <= _FEW_WORDS and max(map(len, words), default=0) <= _FEW_CHARS else words
     if any(key.endswith(".pooling_type") for key in mapping(show.get("model_info"))):
-        return frozenset({"embedding"})
-    return frozenset({"completion", "vision"} if show.get("projector_info") else {"completion"})
+        return _EMBEDDING
+    return _SEEING if show.get("projector_info") else _COMPLETION
+
+
+@lru_cache(maxsize=256)
+def _shared(words: frozenset[str]) -> frozenset[str]:
+    """Return the first set that was equal to this one: thousands of models have the same few capabilities."""
+    return words
 
 
 def count(text: str) -> float:

@@ -2,28 +2,9 @@
 
 from __future__ import annotations
 
-import pytest
-
-from router.core.decision.chain import auto_chain, series
-from tests.core.facts import bare_model
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("llama3.3:70b-instruct-q4_K_M", ("/llama", frozenset())),
-        ("llama3.1:8b", ("/llama", frozenset())),
-        ("llama3.2-vision:11b", ("/llama-vision", frozenset())),
-        ("qwen2.5-coder:14b-base-q8_0", ("/qwen-coder", frozenset({"base"}))),
-        ("deepseek-coder-v2:16b-lite-instruct-q4_0", ("/deepseek-coder", frozenset({"lite"}))),
-        ("hf.co/unsloth/Llama-3.1-8B-Instruct-GGUF:UD-IQ3_XXS", ("hf.co/unsloth/llama-b-instruct-gguf", frozenset())),
-        ("gemma3:4b-it-qat", ("/gemma", frozenset())),
-        ("mixtral:8x7b-fp16", ("/mixtral", frozenset())),
-    ],
-)
-def test_series_ignores_version_size_and_quantization(name: str, expected: tuple[str, frozenset[str]]) -> None:
-    """Series and flavour are the rest of the name."""
-    assert series(name) == expected
+from router.core.decision.chain import MOST_KIN, MOST_VARIANTS, KinOf, auto_chain
+from router.core.ollama.names import key_of
+from tests.core.facts import bare_model, catalog_of
 
 
 def test_auto_chain_takes_quantizations_before_smaller_members() -> None:
@@ -76,3 +57,27 @@ def test_an_embedding_model_stands_alone() -> None:
     ]
     assert len(auto_chain(asked, installed).variants) == 1
     assert [v.model for v in auto_chain(asked, installed, "quantizations").variants][1:] == ["embed:335m-q8_0"]
+
+
+def test_of_very_many_substitutes_the_biggest_and_the_smallest_are_taken() -> None:
+    """A decision looks at each variant, and whoever pulls models may give them any names."""
+    asked = bare_model("llama3.1:900b", 900, 900)
+    installed = [asked, *(bare_model(f"llama3.1:{size}b", size, size) for size in range(1, 500))]
+    names = [variant.model for variant in auto_chain(asked, installed).variants]
+    assert len(names) == MOST_VARIANTS
+    assert names[:3] == ["llama3.1:900b", "llama3.1:499b", "llama3.1:498b"]
+    assert names[-1] == "llama3.1:1b"
+    few = [asked, *(bare_model(f"llama3.1:{size}b", size, size) for size in range(1, MOST_VARIANTS))]
+    assert len(auto_chain(asked, few).variants) == MOST_VARIANTS
+
+
+def test_models_are_found_by_family_and_series() -> None:
+    """In the order of the catalog, the asked one among them."""
+    big, small = bare_model("llama3.3:70b", 70, 40), bare_model("llama3.2:3b", 3, 2)
+    others = [bare_model("llama3.2:3b-text", 3, 2), bare_model("llama2:3b", 3, 2, family="other")]
+    kin = KinOf(catalog_of(big, small, *others))
+    assert kin.facts(big) == [big, small]
+    assert list(kin.keys(small)) == [key_of(big.name), key_of(small.name)]
+    assert kin.facts(bare_model("gemma3:4b", 4, 3)) == []
+    crowd = KinOf(catalog_of(*(bare_model(f"llama3:{size}b", size, size) for size in range(1, MOST_KIN + 10))))
+    assert len(crowd.facts(big)) == MOST_KIN

@@ -219,3 +219,12 @@ def test_what_is_needed_between_two_contexts_lies_on_a_line(num_ctx: int, need_b
 def test_what_is_needed_may_be_known_for_one_context_or_none() -> None:
     assert SMALL.need(8192) == SMALL.needs[0]
     assert msgspec.structs.replace(SMALL, needs=()).need(4096) is None
+
+
+def test_a_fault_in_a_catalog_names_the_model() -> None:
+    """Its models are read one by one, after all the rest."""
+    data = changed(CATALOG, {"models.0.size_bytes": -1})
+    with pytest.raises(UnreadableForm, match=r"models\[0\].*size_bytes"):
+        NodeCatalog.from_json(data)
+    with pytest.raises(OtherVersion):
+        NodeCatalog.from_json(changed(CATALOG, {"models.0.size_bytes": -1, "v": 2}))

@@ -43,8 +43,8 @@ def test_a_tag_is_usable_while_its_model_has_the_same_manifest(model, owner):
     name = derived_name(model, DIGEST, OPTIONS, owner)
     assert ModelName.parse(name).model
     for tag in (name, name.upper()):
-        assert usable([tag], {"other:1b": "0d3a5429ff", model: DIGEST}) == {tag}
-        assert usable([tag], {model: "sha256:ffff", "other:1b": DIGEST}) == set()
+        assert usable([tag], by_piece({"other:1b": "0d3a5429ff", model: DIGEST})) == {tag}
+        assert usable([tag], by_piece({model: "sha256:ffff", "other:1b": DIGEST})) == set()
         assert usable([tag], {}) == set()
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+import json
 from typing import Any
 
 import pytest
 
-from router.core.ollama.model import ModelFacts
+from router.core.ollama.model import ModelFacts, Tensor
 from tests.core.facts import bare_model
 
 BLOB = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
@@ -103,3 +105,15 @@ def test_old_servers_list_no_capabilities(show: dict[str, Any], expected: set[st
 def test_parameter_size_is_parsed_as_ollama_prints_it(text: str, count: float) -> None:
     """`details.parameter_size` is the fallback for a missing count."""
     assert bare_model("a", 1, 1, parameter_size=text).parameter_count == pytest.approx(count)
+
+
+def test_the_tensors_of_a_model_are_nothing_to_collect_and_share_what_is_alike():
+    """Thousands of models have hundreds each: the collector would look at all that are new in one step."""
+    rows = [{"name": f"blk.{at}.attn_q.weight", "type": "Q4_K", "shape": [4096, 4096]} for at in (0, 1)]
+    rows = json.loads(json.dumps(rows))  # as they are read: equal texts that are not one
+    first, second = ModelFacts.of_show({"name": "m"}, {"tensors": rows}).tensors
+    assert not gc.is_tracked(first)
+    assert first.shape is second.shape
+    assert first.type is second.type
+    assert first == Tensor("blk.0.attn_q.weight", "Q4_K", (4096, 4096))
+    assert first != second
