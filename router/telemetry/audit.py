@@ -49,8 +49,8 @@ class AuditLine(msgspec.Struct):
 class AuditHook:
     """Gives `sink` a line for each request that has ended; `unix_now` is the wall clock.
 
-    `now` is one that never jumps, by which refusals are counted; `left_out` is how many were too many. A path that is in
-    no table is not repeated: it may hold anything.
+    `now` never jumps: by it refusals are counted; `left_out` is how many were too many. A path that is in no table is
+    not repeated: it may hold anything.
     """
 
     def __init__(

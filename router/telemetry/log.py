@@ -74,9 +74,8 @@ class RequestLine(msgspec.Struct, omit_defaults=True, gc=False):
 class LogHook:
     """Gives `sink` each event of at least `level` as one line; `unix_now` is the wall clock.
 
-    `now` is one that never jumps, by which refusals are counted. `fields` are those of a request's line, () for all of
-    them. The lines of a batch of requests are one write: a write
-    per request would cost more than rendering its line.
+    `now` never jumps: by it refusals are counted. `fields` are those of a request's line, () for all of them. The lines
+    of a batch of requests are one write: a write per request would cost more than rendering its line.
     """
 
     def __init__(
