@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import closing
 from datetime import datetime, timedelta
 from hashlib import sha256
 
@@ -117,14 +118,13 @@ def test_the_dashboard_shows_the_usage_of_today_after_the_clock_was_set_back_j10
     clock = WallClock()
 
     async def story(one):
-        raw = await connect(one.router.admin_url)
-        await raw.send(b"GET /router/events HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")
-        assert (await ask(one)).status == 200
-        await seen(raw, b'"requests":1,')
-        clock.jump(jump)
-        assert (await ask(one)).status == 200
-        await seen(raw, b'"requests":2,' if jump != -YEARS else b'"requests":1,')
-        raw.close()
+        with closing(await connect(one.router.admin_url)) as raw:
+            await raw.send(b"GET /router/events HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")
+            assert (await ask(one)).status == 200
+            await seen(raw, b'"requests":1,')
+            clock.jump(jump)
+            assert (await ask(one, tokens=7)).status == 200
+            await seen(raw, b'"tokens_out":8,' if jump == -YEARS else b'"tokens_out":13,')
 
     play(story, configured(tmp_path), models=(SMALL,), now=clock)
 
