@@ -38,7 +38,7 @@ from router.credentials import admin_tls, listener_tls
 from router.http.server.asgi import Asgi
 from router.http.server.listener import Listener
 from router.http.server.proxies import Proxies
-from router.telemetry import Hook, MetricsHook, Notified, RecentDecisions, Telemetry, watch_loop_lag
+from router.telemetry import Hook, MetricsHook, Notified, RecentDecisions, SteadyTime, Telemetry, watch_loop_lag
 from router.wiring import (
     admin_limits,
     admin_lock,
@@ -154,7 +154,8 @@ async def running(
     def is_known(name: str) -> bool:
         return router.directory.is_known(name)
 
-    metrics, outage = MetricsHook(__version__, is_known_model=is_known), Outage(unix_now)
+    steady = SteadyTime(asyncio.get_running_loop().time, unix_now)
+    metrics, outage = MetricsHook(__version__, is_known_model=is_known), Outage(steady)
     usage = build_usage(config.usage, warn)
     accounts = Accounts(
         usage,
@@ -167,7 +168,7 @@ async def running(
         price=Price(config.usage.runner_hour, config.usage.currency),
         counts_usage=not (is_front and config.usage.postgres_file is not None),
     )
-    totals, timeline = Totals(unix_now), Timeline(unix_now)
+    totals, timeline = Totals(steady), Timeline(steady)
     every: list[Hook] = [recent, metrics, outage, totals, timeline, *accounts.hooks, *hooks]
     later = asyncio.get_running_loop().call_soon_threadsafe
     if (traces := trace_hook(config, lambda text: (later(warn, text), None)[1])) is not None:

@@ -81,16 +81,17 @@ class PostgresUsage:
         self._months: set[str] = set()  # those whose partition is there
         self._turn = asyncio.Lock()
         self._is_closed = False
+        self._too_old = 0
         self.error = ""
 
     @property
     def lost(self) -> int:
-        """How many requests found no room while the database was away."""
-        return self._outbox.lost
+        """How many requests found no room while the database was away, or were of a time that it does not keep."""
+        return self._outbox.lost + self._too_old
 
     async def add(self, batch: UsageBatch) -> bool:
         """Add a batch after those that wait, unless it was added before; return whether it is there or waits."""
-        if await self.catch_up() and await self._do(partial(self._insert, batch=batch)):
+        if await self.catch_up() and await self._is_added(batch):
             return True
         return await self._outbox.put(batch)
 
@@ -102,7 +103,7 @@ class PostgresUsage:
         """Add the batches that wait, in their order; return whether none waits any more."""
         try:
             while (batch := await self._outbox.first()) is not None:
-                if not await self._do(partial(self._insert, batch=batch)):
+                if not await self._is_added(batch):
                     return False
                 await self._outbox.drop(batch)
         # Nothing may pass what waits: its numbers would count as written.
@@ -110,6 +111,12 @@ class PostgresUsage:
             self._fail(str(exc))
             return False
         return True
+
+    async def _is_added(self, batch: UsageBatch) -> bool:
+        """Add a batch; return whether it is in the database."""
+        too_old = await self._do(partial(self._insert, batch=batch))
+        self._too_old += too_old or 0
+        return too_old is not None
 
     async def rows(self, since: int, until: int, by: Sequence[str], most: int) -> list[Row] | None:
         """Return the figures of all routers, as UsageStore.rows; None if the database cannot be read."""
@@ -184,18 +191,21 @@ class PostgresUsage:
             raise
         return connection
 
-    def _insert(self, connection: psycopg.Connection[Any], batch: UsageBatch) -> bool:
-        """Mark the batch and add its rows, in the transaction of the caller."""
+    def _insert(self, connection: psycopg.Connection[Any], batch: UsageBatch) -> int:
+        """Mark the batch and add its rows, in the transaction of the caller.
+
+        Return how many requests are of months that are not kept: the router's clock may be years behind.
+        """
         for hour in {key.hour for key, _ in batch.rows}:
             self._make_room(connection, hour)
         latest = max((key.hour for key, _ in batch.rows), default=0)
         if connection.execute(_MARK, (batch.writer, batch.seq, latest)).fetchone() is None:
-            return True
+            return 0
         # In the order of their keys, in which all routers add: so none waits for one that waits for it.
         rows = [(*key, *figures) for key, figures in batch.rows if _month_of(key.hour)[0] in self._months]
         with connection.cursor() as cursor:
             cursor.executemany(_ADD, rows)
-        return True
+        return sum(figures.requests for key, figures in batch.rows if _month_of(key.hour)[0] not in self._months)
 
     def _make_room(self, connection: psycopg.Connection[Any], hour: int) -> None:
         """Make the partition of the month of `hour` if it is missing and not too old; drop those that are."""

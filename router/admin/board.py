@@ -147,24 +147,27 @@ class Board:
         evicts = [facts.name for facts in names if facts is not None]
         facts, costs = loading.facts, self._backend.residency.load_times.costs
         if self._seen is None or self._seen[0] is not loading:
-            self._seen = loading, round(self._unix_now(), 1)
+            self._seen = loading, self._backend.now()
         return {
             "model": facts.name,
             "evicts": evicts,
             "cards": list(loading.plan.cards),
-            "since": self._seen[1],
+            "since": self._shown_since(self._seen[1]),
             "expected_s": round(costs.load_s(facts.weights, facts.size_bytes), 1),
         }
 
     def _queue(self) -> list[dict[str, Any]]:
         """Return the waiting requests, oldest first: what each waits for, since when."""
-        offset_s = self._unix_now() - self._backend.now()
         rows = []
         for position, (weights, since_s, team) in enumerate(self._backend.line.waiting_for(), 1):
             facts = self._backend.installed.by_weights(weights)
             model = facts.name if facts is not None else ""
-            rows.append({"position": position, "model": model, "since": round(since_s + offset_s, 1), "team": team})
+            rows.append({"position": position, "model": model, "since": self._shown_since(since_s), "team": team})
         return rows
+
+    def _shown_since(self, since_s: float) -> float:
+        """Return a time of the loop as Unix time."""
+        return round(since_s + self._unix_now() - self._backend.now(), 1)
 
 
 def within(blocks: list[dict[str, Any]], total_bytes: int) -> list[dict[str, Any]]:

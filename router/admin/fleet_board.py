@@ -11,6 +11,7 @@ from router.admin.inspector import Inspector
 from router.admin.timeline import Timeline
 from router.admin.totals import Totals
 from router.routing.fleet.assembled import Routes
+from router.telemetry import SteadyTime
 
 Numbers = dict[tuple[str, int], int]
 
@@ -38,9 +39,10 @@ class FleetBoard(Board):
         super().__init__(routes.places[0].backend, inspector, totals, timeline, unix_now)
         self._backends = [place.backend for place in routes.places]
         self._all_cards = timeline
+        time = SteadyTime(routes.places[0].backend.now, unix_now)
         self._whole = inspector
         self._boards = {
-            backend.name: Board(backend, inspector.of(backend.name), totals, Timeline(unix_now), unix_now)
+            backend.name: Board(backend, inspector.of(backend.name), totals, Timeline(time), unix_now)
             for backend in self._backends
         }
 

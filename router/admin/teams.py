@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections import Counter
 from collections.abc import Callable, Collection
@@ -41,7 +42,11 @@ class TeamsPage:
         self._quotas = quotas
         self._accounts = accounts
         self._unix_now = unix_now
-        self._recent: tuple[float, dict[str, Row]] = -math.inf, {}  # when the usage was read, and what it was
+        self._now = asyncio.get_running_loop().time
+        self._recent: tuple[float, dict[str, Row]] = (
+            -math.inf,
+            {},
+        )  # when the usage was read (loop time), and what it was
 
     async def data(self) -> Row:
         """Return a row per team in the order of their names. Raises RouterError if the usage cannot be read."""
@@ -50,10 +55,10 @@ class TeamsPage:
     async def refresh(self) -> None:
         """Read today's usage for `watched` if it is older than `USAGE_S`; if it cannot be read, the old one stays."""
         read_s, used = self._recent
-        if self._unix_now() - read_s >= USAGE_S:
+        if self._now() - read_s >= USAGE_S:
             with suppress(RouterError):  # shares and limits are worth seeing without the file, too
                 used = await self._used_today()
-            self._recent = self._unix_now(), used
+            self._recent = self._now(), used
 
     def watched(self) -> Row:
         """Return the same as `data` for those who look all the time, with the usage that was read last."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from router.telemetry import Decided, Event, Finished, Spilled, Switched
+from router.telemetry import Decided, Event, Finished, Spilled, SteadyTime, Switched
 
 MINUTE_S, MINUTES = 60, 60
 AVOIDED_CAUSES = frozenset(("too_big", "spilled"))
@@ -60,10 +60,10 @@ class Counts:
 
 
 class Totals:
-    """A telemetry hook. `unix_now` is the wall clock in seconds."""
+    """A telemetry hook. Minutes are those of `time`, so that each comes once, and after the one before it."""
 
-    def __init__(self, unix_now: Callable[[], float]) -> None:
-        self._unix_now = unix_now
+    def __init__(self, time: SteadyTime) -> None:
+        self._time = time
         # The last decision on each request that has not ended, unless it is plain.
         self._notable: dict[str, Decided] = {}
         self._all = Counts()
@@ -95,7 +95,7 @@ class Totals:
             counts.add(new)
 
     def _current(self) -> tuple[Counts, Counts]:
-        minute = int(self._unix_now()) // MINUTE_S
+        minute = int(self._time.now_s()) // MINUTE_S
         if not self._minutes or self._minutes[-1][0] != minute:
             self._minutes.append((minute, Counts()))
         return self._all, self._minutes[-1][1]
@@ -106,5 +106,6 @@ class Totals:
 
     def by_minute(self) -> list[dict[str, int]]:
         """Return the counts of each minute of the last hour in which something happened; `at` is its begin (Unix)."""
-        oldest = int(self._unix_now()) // MINUTE_S - MINUTES
-        return [{"at": minute * MINUTE_S, **asdict(counts)} for minute, counts in self._minutes if minute > oldest]
+        oldest = int(self._time.now_s()) // MINUTE_S - MINUTES
+        kept = [(minute * MINUTE_S, counts) for minute, counts in self._minutes if minute > oldest]
+        return [{"at": round(self._time.shown_s(at_s)), **asdict(counts)} for at_s, counts in kept]

@@ -38,8 +38,11 @@ _HOP_BY_HOP = frozenset(
     b"connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer trailers "
     b"transfer-encoding upgrade date".split()
 )
-_NOT_PASSED = _HOP_BY_HOP | {b"set-cookie", b"x-request-id"}
-_OUR_STARTS = (b"x-router-", b"access-control-")
+_OF_AN_ORIGIN = frozenset(b"set-cookie set-cookie2 alt-svc strict-transport-security clear-site-data".split())
+"""Headers by which a client remembers something of the server that it has called, which is the router."""
+
+_NOT_PASSED = _HOP_BY_HOP | _OF_AN_ORIGIN | {b"x-request-id"}
+_OUR_STARTS = (b"x-router-", b"access-control-", b"x-ratelimit-")
 """Headers that are the router's to set: what an upstream says there is not about this router, or for another origin."""
 
 _PLAIN_CONNECTIONS = (b"keep-alive", b"close", b"Keep-Alive", b"Close")
@@ -142,7 +145,7 @@ def is_started(error: RouterError) -> bool:
 def response_headers(upstream: Sequence[Header], by_name: Mapping[bytes, bytes]) -> list[Header]:
     """Return the upstream's headers for the client: no hop-by-hop headers, none that `Connection` names (E5).
 
-    Cookies are not passed on, nor are headers that are the router's to set.
+    Cookies and the like are not passed on, nor are headers that are the router's to set.
 
     `by_name` is `upstream` as a dict.
     """

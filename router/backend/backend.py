@@ -35,7 +35,7 @@ from router.errors import ConfigError
 from router.http.client.link import link_options
 from router.http.client.pool import HttpRelay
 from router.http.client.response import Relay
-from router.telemetry import Notified, Supervisor, Telemetry
+from router.telemetry import Notified, SteadyTime, Supervisor, Telemetry
 
 PROBE_TRIES, PROBE_PAUSE_S = 8, 0.25
 """Readings of the probe at start before memory counts as unknown: a suspended driver takes seconds to wake up."""
@@ -71,10 +71,10 @@ class Backend:
         self.installed = Installed(reader, epoch, config.snapshot.catalog_interval_s, residents.move)
         self.cards = Cards(probe, residents, epoch, telemetry, section.gpus, config, f"backends.{name}.gpus")
         self.world = World(self.server, self.installed, residents, self.cards, epoch, telemetry, name, config)
-        self._rules = DecisionRules(section, config.defaults, unix_now, self._loaded_limit)
-        self.lessons = self._lessons_in(store, config, telemetry, unix_now)
+        self.upkeep, steady = Supervisor(telemetry), SteadyTime(self.now, unix_now)  # for ages of measurements
+        self._rules = DecisionRules(section, config.defaults, steady.now_s, self._loaded_limit)
+        self.lessons = self._lessons_in(store, config, telemetry, steady.now_s)
         self.residency = Residency(self.world, self.lessons, self.relay, config, telemetry)
-        self.upkeep = Supervisor(telemetry)
         self.line = Line(self.world, self.residency, self._server_settings, config, telemetry, counts or TeamCounts())
         self.keepalive = KeepAlive(
             self.residency, residents, config.defaults, is_switching=lambda: self.line.is_switching, unix_now=unix_now

@@ -25,7 +25,7 @@ class CardNumbers:
 
     def __init__(self, gpus: Gpus) -> None:
         self._entries = None if isinstance(gpus, str) else gpus
-        self._known: dict[str, Gpu] = {}  # UUID → the card when it was last seen
+        self._known: dict[str, Gpu] = {}  # UUID of `_order` → the card when it was last seen
         self._order: list[str] = []  # UUIDs in Ollama's order, with those that it does not see at the end
         self._count: int | None = None  # how many of them Ollama sees; None = all
         self._last: tuple[tuple[Gpu, ...], tuple[Gpu, ...] | None] | None = None  # a reading, and it by these numbers
@@ -48,7 +48,7 @@ class CardNumbers:
 
     def take(self, gpus: Sequence[Gpu]) -> bool:
         """Take over a reading; return True if its cards void the known order: new ones have appeared."""
-        is_news = self._entries is None and bool(self._order) and any(gpu.uuid not in self._known for gpu in gpus)
+        is_news = self._entries is None and bool(self._order) and any(gpu.uuid not in self._order for gpu in gpus)
         if is_news:
             self.forget()
         if not self._order and not self.unmatched(gpus):
@@ -123,6 +123,7 @@ class CardNumbers:
     def forget(self) -> None:
         """Forget what loads have taught, and take the next reading as it comes: Ollama counts its cards again."""
         self._order, self._count, self._last = [], None, None
+        self._known.clear()
 
 
 def _without_memory(card: Gpu) -> Gpu:

@@ -96,7 +96,9 @@ class KeepAlive:
                 await self._residency.unloading.unload(tracked)
             elif keep_s is not None and keep_s + MARGIN_S > tracked.lease_s and self._is_due(tracked, now_s):
                 await self._residency.renew(tracked)
-                self._renewed_at_s[tracked.weights] = now_s
+                loaded = self._residents
+                renewed = {weights: at_s for weights, at_s in self._renewed_at_s.items() if loaded.get(weights)}
+                self._renewed_at_s = {**renewed, tracked.weights: now_s}
 
     def _keep_s(self, tracked: Tracked) -> float | None:
         """Return the seconds it stays after its last request; None if Ollama's own lease decides."""

@@ -12,7 +12,7 @@ from router.adapters.ollama import PsRow
 from router.adapters.store import LearnedStore
 from router.core.decision.need import memory_options
 from router.core.decision.switching import Plan
-from router.core.learning.observation import Observation
+from router.core.learning.observation import Observation, in_order
 from router.core.learning.residuals import Ban, Learned
 from router.core.learning.setup import key_of, likely_setups, setup_in
 from router.core.memory.footprint import MemoryOptions, footprint
@@ -30,7 +30,7 @@ class Lessons:
     """Past measurements of loads. `learned` is replaced, never modified, so that its identity tells its version.
 
     `machine` is the backend's name. Unless it `is_alone`, what others have measured does not count: their servers may
-    be set up otherwise.
+    be set up otherwise. `unix_now` must not jump: by it loads are put in order, and grow old.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Lessons:
     async def recall(self) -> None:
         """Read the observations of earlier runs from the store."""
         own = (seen for seen in await self._store.all() if self._is_alone or seen.machine in ("", self._machine))
-        self._observations = deque(own, MOST_OBSERVATIONS)
+        self._observations = deque(in_order(own, self._unix_now()), MOST_OBSERVATIONS)
         self._note()
 
     async def forget(self, weights: str | None) -> int:

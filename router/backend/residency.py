@@ -39,6 +39,9 @@ from router.telemetry import Telemetry
 
 T = TypeVar("T")
 
+MOST_FAILURES = 256
+"""Models whose last load has failed, and is remembered."""
+
 ONLY_EMBEDS = "does not support generate"
 """Ollama's own text for a model that only embeds."""
 
@@ -100,6 +103,13 @@ class Residency:
         """Return Ollama's own error if the last load of `weights` failed, else None."""
         return self._failures.get(weights)
 
+    def _note_failure(self, weights: str, error: LoadFailed) -> None:
+        """Remember why a load failed."""
+        self._failures.pop(weights, None)  # to the end: the first is the oldest
+        self._failures[weights] = error
+        if len(self._failures) > MOST_FAILURES:
+            del self._failures[next(iter(self._failures))]
+
     # --- the steps of a switch ---------------------------------------------------------------------------------
 
     async def switch(self, target: Target) -> SwitchResult:
@@ -114,7 +124,7 @@ class Residency:
             if self._cards.is_refusal(target.plan, target.weights, text):
                 result = SwitchResult.RENUMBERED
             else:
-                self._failures[target.weights] = error
+                self._note_failure(target.weights, error)
         except RouterError as error:  # Ollama restarts, for example: the model is not to blame
             result, text = SwitchResult.AWAY, error.message
             self.why_away = text

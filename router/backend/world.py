@@ -290,5 +290,6 @@ class World:
 
     def bar(self, weights: str, for_s: float, why: str) -> None:
         """Do not load these weights (or ALL_WEIGHTS) for `for_s` seconds: a load just failed."""
-        self._barred[weights] = (self._now() + for_s, why)
+        now_s = self._now()
+        self._barred = {**self.bars(now_s), weights: (now_s + for_s, why)}
         self.epoch.advance()

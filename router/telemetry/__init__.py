@@ -3,7 +3,8 @@
 `events` are the facts, `hub` passes each one to every hook, `log` and `records` (of Python's logging) make JSON lines,
 `lines` writes them, `metrics` and `gauges` feed Prometheus, `traces` has spans made (`spans`) and sent (`otlp`) by the
 names of `semconv`, `recent` keeps the last decisions, `lag` measures the event loop, `supervisor` keeps long-lived work
-alive, `usage` sums up what teams use, `audit` and `rotated` write a line per request to a file.
+alive, `steady` is a clock that does not jump, `usage` sums up what teams use, `audit` and `rotated` write a line per
+request to a file.
 """
 
 from router.telemetry.audit import AuditHook
@@ -37,6 +38,7 @@ from router.telemetry.metrics import MetricsHook
 from router.telemetry.recent import RecentDecisions
 from router.telemetry.records import RecordLines
 from router.telemetry.rotated import RotatedFile
+from router.telemetry.steady import SteadyTime
 from router.telemetry.supervisor import Supervisor
 from router.telemetry.traces import TraceHook
 from router.telemetry.usage import UsageHook, UsageWriter
@@ -67,6 +69,7 @@ __all__ = [
     "RotatedFile",
     "SlotsReading",
     "Spilled",
+    "SteadyTime",
     "Supervisor",
     "Switched",
     "TaskFailed",

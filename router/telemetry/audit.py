@@ -49,14 +49,21 @@ class AuditLine(msgspec.Struct):
 class AuditHook:
     """Gives `sink` a line for each request that has ended; `unix_now` is the wall clock.
 
-    `left_out` is how many refusals were too many. A path that is in no table is not repeated: it may hold anything.
+    `now` never jumps: by it refusals are counted; `left_out` is how many were too many. A path that is in no table is
+    not repeated: it may hold anything.
     """
 
-    def __init__(self, sink: Callable[[bytes], None], *, unix_now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        sink: Callable[[bytes], None],
+        *,
+        unix_now: Callable[[], float] = time.time,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._sink = sink
-        self._unix_now = unix_now
+        self._unix_now, self._now = unix_now, now
         self._encode_lines = msgspec.json.Encoder().encode_lines
-        self._since_s, self._refusals = 0.0, 0
+        self._since_s, self._refusals = -REFUSALS_S, 0
         self.left_out = 0
 
     def on_requests(self, _decided: Sequence[Decided], finished: Sequence[Finished]) -> None:
@@ -74,8 +81,8 @@ class AuditHook:
 
     def _is_too_many(self) -> bool:
         """Count a refusal; return True if it is one too many."""
-        now_s = self._unix_now()
-        if not 0 <= now_s - self._since_s < REFUSALS_S:
+        now_s = self._now()
+        if now_s - self._since_s >= REFUSALS_S:
             self._since_s, self._refusals = now_s, 0
         self._refusals += 1
         is_too_many = self._refusals > REFUSALS

@@ -74,8 +74,8 @@ class RequestLine(msgspec.Struct, omit_defaults=True, gc=False):
 class LogHook:
     """Gives `sink` each event of at least `level` as one line; `unix_now` is the wall clock.
 
-    `fields` are those of a request's line, () for all of them. The lines of a batch of requests are one write: a write
-    per request would cost more than rendering its line.
+    `now` never jumps: by it refusals are counted. `fields` are those of a request's line, () for all of them. The lines
+    of a batch of requests are one write: a write per request would cost more than rendering its line.
     """
 
     def __init__(
@@ -84,17 +84,18 @@ class LogHook:
         *,
         sink: Callable[[bytes], None],
         unix_now: Callable[[], float] = time.time,
+        now: Callable[[], float] = time.monotonic,
         fields: Sequence[str] = (),
     ) -> None:
         self._fields = fields
         self._min_level = LEVELS[level]
         self._sink = sink
-        self._unix_now = unix_now
+        self._unix_now, self._now = unix_now, now
         encoder = msgspec.json.Encoder()
         self._encode, self._encode_lines = encoder.encode, encoder.encode_lines
         self._second = -1
         self._date = ""
-        self._refusals_since_s, self._refusals = 0.0, 0
+        self._refusals_since_s, self._refusals = -REFUSALS_S, 0
 
     def on(self, event: Event) -> None:
         if isinstance(event, Finished):
@@ -124,15 +125,15 @@ class LogHook:
         """Write a request that did not reach the dispatcher; of many refusals only the first, and then their number."""
         if self._min_level > LEVELS["info"]:
             return
-        now_s = self._unix_now()
         if event.status >= 400:
-            if not 0 <= now_s - self._refusals_since_s < REFUSALS_S:
+            now_s = self._now()
+            if now_s - self._refusals_since_s >= REFUSALS_S:
                 self.flush()
                 self._refusals_since_s, self._refusals = now_s, 0
             self._refusals += 1
             if self._refusals > REFUSALS:
                 return
-        self._put(self._chosen(_answered(self._ts(now_s), event)))
+        self._put(self._chosen(_answered(self._ts(self._unix_now()), event)))
 
     def _chosen(self, line: RequestLine) -> RequestLine | dict[str, object]:
         """Return a request's line with the fields that are wanted."""

@@ -18,7 +18,7 @@ from router.core.payload.read import read_wholly
 from router.core.units import GIB
 from router.errors import BadRequest, ModelNotFound, UpstreamError
 from router.http.client.response import AnswerHead
-from router.telemetry import Decided, Finished, Spilled, Switched
+from router.telemetry import Decided, Finished, Spilled, SteadyTime, Switched
 from tests.admin.test_inspector import inspected, taken
 from tests.backend.machine import BIG, SMALL, weights_of
 from tests.config.keys.play import MIDDLE as OTHER_MODEL
@@ -37,9 +37,14 @@ class Clock:
         return self.now_s
 
 
+def steady(clock):
+    """Return the time of a wall clock that is never set."""
+    return SteadyTime(clock, clock)
+
+
 def board_of(scene, inspector, clock=None):
     clock = clock or Clock()
-    return Board(scene.backend, inspector, Totals(clock), Timeline(clock), clock)
+    return Board(scene.backend, inspector, Totals(steady(clock)), Timeline(steady(clock)), clock)
 
 
 def test_a_card_is_shown_to_scale_with_residents_other_programs_and_free_memory():
@@ -99,7 +104,7 @@ def test_a_waiting_request_is_shown_with_what_it_waits_for_and_since_when():
 def test_counts_are_kept_since_the_start_and_for_each_minute_of_the_last_hour():
     """An avoided spill is a request for a model that does not fit, whether a smaller one serves it or none."""
     clock = Clock()
-    totals = Totals(clock)
+    totals = Totals(steady(clock))
     totals.on(Decided("r1", "t", "big", "small", "fallback", "fallback", cause="too_big"))
     totals.on(Decided("r2", "t", "big", "", "rejected", "rejected", cause="too_big", below_best="x"))
     totals.on(Decided("r3", "t", "small", "small", "fits", "exact", cause="fits"))
@@ -119,7 +124,7 @@ def test_counts_are_kept_since_the_start_and_for_each_minute_of_the_last_hour():
 
 def test_what_was_decided_on_a_request_counts_when_the_request_does():
     """Never one avoided spill of no request; of a request that was decided repeatedly, the last decision counts."""
-    totals = Totals(Clock())
+    totals = Totals(steady(Clock()))
     avoided = Decided("r1", "t", "big", "small", "fallback", "fallback", cause="too_big")
     plain = Decided("r2", "t", "big", "big", "fits", "exact", cause="fits")
     totals.on_requests([avoided, msgspec.structs.replace(avoided, request_id="r2")], [])
@@ -134,7 +139,7 @@ def test_what_was_decided_on_a_request_counts_when_the_request_does():
 
 def test_decisions_on_requests_that_never_end_take_bounded_memory():
     """Whoever floods."""
-    totals = Totals(Clock())
+    totals = Totals(steady(Clock()))
     for number in range(2 * MOST_UNDER_WAY):
         totals.on(Decided(f"r{number}", "t", "big", "small", "fallback", "fallback", cause="too_big"))
     assert len(totals._notable) == MOST_UNDER_WAY
@@ -143,7 +148,7 @@ def test_decisions_on_requests_that_never_end_take_bounded_memory():
 def test_the_timeline_keeps_the_last_hour():
     """Spans end when a model leaves its card; switches and spills are marks."""
     clock = Clock()
-    timeline = Timeline(clock)
+    timeline = Timeline(steady(clock))
     timeline.observe([(0, "a"), (1, "b")])
     clock.now_s += 10
     timeline.observe([(1, "b")])
@@ -459,3 +464,33 @@ async def test_what_cannot_be_read_now_holds_up_no_viewer():
     await viewer.aclose()
     await feed.aclose()
     await asyncio.wait_for(ended.wait(), 60)
+
+
+@pytest.mark.parametrize("jump_s", [3600.0, -3600.0, 3e8, -3e8])
+def test_minutes_and_the_timeline_follow_a_clock_that_is_set_j10(jump_s):
+    """None is lost, comes twice, is of the future, or ends before it begins."""
+    clock, loop = Clock(), Clock()
+    totals, timeline = Totals(SteadyTime(loop, clock)), Timeline(SteadyTime(loop, clock))
+
+    def minute():
+        timeline.observe([(0, "a")])
+        totals.on(Finished("r", "t", "/api/chat", 200, "m", "m", "completed"))
+        clock.now_s += 60
+        loop.now_s += 60
+
+    minute()
+    timeline.on(Spilled("c", 2, 1))
+    clock.now_s += jump_s
+    minute()
+    timeline.observe([])
+    counted = totals.by_minute()
+    assert [found["requests"] for found in counted] == [1, 1]
+    assert counted[1]["at"] - counted[0]["at"] == 60
+    assert clock.now_s - 180 <= counted[0]["at"] <= clock.now_s
+    found = timeline.as_data()
+    assert (found["spans"][0]["from"], found["spans"][0]["to"]) == (clock.now_s - 120, clock.now_s)
+    assert [mark["at"] for mark in found["marks"]] == [clock.now_s - 60]
+    assert found["since"] == clock.now_s - 120
+    loop.now_s += 3700
+    clock.now_s += 3700
+    assert (totals.by_minute(), timeline.as_data()["spans"], timeline.as_data()["marks"]) == ([], [], [])

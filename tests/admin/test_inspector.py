@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from datetime import datetime
 
 import pytest
 
@@ -13,7 +14,7 @@ from router.config import load_config
 from router.core.ollama.options import ServerSettings
 from router.core.units import GIB
 from router.errors import BadRequest, ModelNotFound, ProbeError, UpstreamError, UpstreamGone
-from router.telemetry import Decided, RecentDecisions, Telemetry, UpstreamDown, UpstreamUp
+from router.telemetry import Decided, RecentDecisions, SteadyTime, Telemetry, UpstreamDown, UpstreamUp
 from tests.backend.machine import BIG, MIDDLE, SMALL, MemoryMachine, row_of, weights_of
 from tests.routing.scene import routed
 
@@ -258,7 +259,7 @@ def test_an_old_state_says_since_when_it_is_old():
     """In state and explanation, until Ollama answers again."""
 
     async def story(scene):
-        recent, outage = RecentDecisions(10), Outage(lambda: 0.0)
+        recent, outage = RecentDecisions(10), Outage(SteadyTime(float, float))
         telemetry = Telemetry([recent])
         inspector = Inspector(
             scene.backend,
@@ -328,3 +329,17 @@ def test_without_readings_the_advice_names_a_smaller_variant_as_one_to_be_tried(
         assert row["advice"].endswith(f"; {SMALL.name} at 32768 would be tried, and verified")
 
     inspected(story, has_probe=False)
+
+
+@pytest.mark.parametrize("jump_s", [3600.0, -3600.0, 3e8, -3e8])
+def test_an_outage_is_as_long_as_it_is_whatever_the_clock_is_set_to_j10(jump_s):
+    """Not of the future, and not of another year."""
+    now_s, set_by_s = [1e6], [0.0]
+    outage = Outage(SteadyTime(lambda: now_s[0], lambda: 1e9 + now_s[0] + set_by_s[0]))
+    outage.on(UpstreamDown(error="refused"))
+    now_s[0] += 60
+    outage.on(UpstreamDown(error="refused"))
+    set_by_s[0] = jump_s
+    assert 1e9 + now_s[0] + jump_s - datetime.fromisoformat(outage.since).timestamp() == 60
+    outage.on(UpstreamUp("0.33.0"))
+    assert outage.since is None

@@ -91,6 +91,24 @@ def test_a_new_card_voids_what_was_learned():
     assert uuids(numbers.numbered(CARDS)) == [(0, "GPU-0"), (1, "GPU-1"), (2, "GPU-2")]
 
 
+def test_a_card_that_comes_back_under_its_former_name_is_seen_again():
+    """An exporter that says another UUID for a while, or none, does not leave memory unknown from then on."""
+    numbers = taken("auto", CARDS[:1])
+    odd = (replace(CARDS[0], uuid="gpu-0"),)
+    for gpus in (odd, CARDS[:1], odd):
+        assert numbers.take(gpus)
+        assert uuids(numbers.numbered(gpus)) == [(0, gpus[0].uuid)]
+
+
+def test_names_of_cards_that_change_with_each_reading_take_no_memory():
+    """Only those are kept that count now."""
+    numbers = taken("auto", CARDS[:1])
+    for count in range(100):
+        numbers.take((replace(CARDS[0], uuid=f"gpu-{count}"),))
+    assert [gpu.uuid for gpu in numbers.known()] == ["gpu-99"]
+    assert len(numbers._known) == 1
+
+
 def test_of_cards_that_are_too_many_the_largest_unproven_are_tried_first():
     """What would fit on one of Ollama's cards is not refused; a card that carried a model keeps its number."""
     cards = (gpu_of(0, 8), gpu_of(1, 12), gpu_of(2, 24))

@@ -106,6 +106,20 @@ def test_a_pinned_model_outlives_ollamas_lease_by_renewals():
     watched(story)
 
 
+def test_renewals_are_remembered_of_what_is_loaded():
+    """Not of all models that ever were."""
+
+    async def story(scene):
+        for facts in (SMALL, MIDDLE):
+            tracked = await scene.make_resident(facts)
+            scene.backend.keepalive.apply(tracked, -1.0)
+            await asyncio.sleep(200)
+            await scene.backend.residency.unloading.unload(tracked)
+        assert len(scene.backend.keepalive._renewed_at_s) == 1
+
+    watched(story)
+
+
 def test_a_keep_alive_within_ollamas_lease_needs_no_renewal():
     """The lease outlasts it."""
 

@@ -198,3 +198,19 @@ def test_what_loads_show_of_the_server_is_said_once(virtual):
         assert len(heard.of(Notified)) == 2
 
     virtual(story)
+
+
+def test_what_was_observed_by_a_clock_that_was_ahead_counts_from_this_start_on_j10(virtual):
+    """And not for years; the store keeps it as it was."""
+
+    async def story():
+        store = MemoryStore()
+        before = School(store)
+        ahead = replace(before.learn(spilled=True), at_s=UNIX_S + 1e9)
+        await store.put(ahead)
+        school = School(store)
+        await school.lessons.recall()
+        ((seen,),) = school.lessons.learned.by_weights.values()
+        assert (seen.at_s, (await store.all())[-1].at_s) == (UNIX_S, UNIX_S + 1e9)
+
+    virtual(story)

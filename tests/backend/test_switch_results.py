@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from router.backend.contest import SIGNS
+from router.backend.residency import MOST_FAILURES
 from router.backend.switches import SwitchResult
 from router.core.units import GIB
 from router.errors import LoadFailed, UpstreamError, UpstreamTimeout
@@ -43,6 +44,25 @@ def test_a_load_that_ollama_refuses_has_failed_and_its_words_are_kept_until_it_s
         machine.trouble.clear()
         assert await switched(scene, scene.target(SMALL)) is SwitchResult.DONE
         assert residency.last_failure(weights_of(SMALL)) is None
+
+    play(story, machine)
+
+
+def test_failures_of_ever_new_models_take_bounded_memory():
+    """An Ollama whose models are replaced again and again: the last ones are known, and bars end with their time."""
+    many = [facts_of(f"m{number}:1b", 1) for number in range(MOST_FAILURES + 20)]
+    machine = MemoryMachine(*many)
+
+    async def story(scene):
+        machine.trouble["load"] = LoadFailed("llama runner terminated", status=500)
+        for facts in many:
+            assert await switched(scene, scene.target(facts)) is SwitchResult.FAILED
+            scene.backend.world.bar(weights_of(facts), 1.0, "failed")
+            await asyncio.sleep(1.0)
+        residency, world = scene.backend.residency, scene.backend.world
+        known = [residency.last_failure(weights_of(facts)) is not None for facts in many]
+        assert known == [False] * 20 + [True] * MOST_FAILURES
+        assert list(world._barred) == [weights_of(many[-1])]
 
     play(story, machine)
 

@@ -54,7 +54,7 @@ def test_a_flood_of_refusals_does_not_rotate_away_what_others_did() -> None:
     """At most so many in a period; the rest is counted."""
     lines: list[bytes] = []
     now_s = [100.0]
-    hook = AuditHook(lines.append, unix_now=lambda: now_s[0])
+    hook = AuditHook(lines.append, unix_now=float, now=lambda: now_s[0])
     for _ in range(1000):
         hook.on(REFUSED)
     hook.on(ENDED)

@@ -179,7 +179,7 @@ def refusal(status: int, number: int = 0) -> Answered:
 
 
 class Clock:
-    """A wall clock that is set by hand."""
+    """A clock that is set by hand."""
 
     now_s = 1_800_000_000.0
 
@@ -191,7 +191,7 @@ def test_a_flood_of_refusals_is_no_flood_of_lines() -> None:
     """The first ones are logged, the others counted; requests that are no refusals are all logged."""
     lines: list[bytes] = []
     clock = Clock()
-    hook = LogHook(sink=lines.append, unix_now=clock)
+    hook = LogHook(sink=lines.append, unix_now=float, now=clock)
     for number in range(REFUSALS + 1000):
         hook.on(refusal(403, number))
     hook.on(refusal(200))

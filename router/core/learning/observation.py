@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from router.core.learning.setup import Setup, key_of
@@ -129,3 +130,15 @@ class Observation:
             options.num_parallel,
             options.kv_type,
         )
+
+
+def in_order(observations: Iterable[Observation], now_s: float) -> list[Observation]:
+    """Return `observations`, the oldest first, none with a later time than the next one has, or than `now_s`.
+
+    A clock may have been ahead when a load was observed: it would be the newest one, and recent, for years.
+    """
+    found, latest_s = list[Observation](), now_s
+    for one in reversed(tuple(observations)):
+        latest_s = min(latest_s, one.at_s)
+        found.append(one if one.at_s == latest_s else replace(one, at_s=latest_s))
+    return found[::-1]

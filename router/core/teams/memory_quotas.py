@@ -33,14 +33,21 @@ class _Use:
     minute: Minute | None = None
     day: int = 0
     used: int = 0  # tokens of that day
+    before: tuple[int, int] = (0, 0)  # the day before it, and the tokens of that
     reserved: int = 0
     mean_s: float = FIRST_S
     lapses_s: float = -math.inf  # before this time no lease ends
 
     def turn_to(self, day: int) -> None:
-        """Begin the day, if it is another one."""
+        """Begin the day, or go on with the one before: a clock that is wrong for a while gives nobody a new day.
+
+        An earlier day that is not known goes on with what was counted last.
+        """
         if day != self.day:
-            self.day, self.used = day, 0
+            last, (day_before, used_before) = (self.day, self.used), self.before
+            unknown = self.used if day < self.day else 0
+            self.day, self.used = day, used_before if day == day_before else unknown
+            self.before = last
 
     def limit_to(self, limits: TeamLimits) -> None:
         """Take over limits, which a reload has changed."""

@@ -18,7 +18,7 @@ from router.http.repeats import LastHead
 MAX_HEADER_BYTES = 64 << 10
 """Of a head, and of all that comes between two pieces of a body: trailers, and what a chunk says of itself."""
 MAX_HEADERS = 256
-MAX_STATUS = 599
+LEAST_STATUS, MAX_STATUS = 100, 599
 ParserErrors = (httptools.HttpParserError, httptools.HttpParserUpgrade)
 
 
@@ -83,12 +83,12 @@ class AnswerParser(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
         headers, self._headers = self._headers, []
+        if not LEAST_STATUS <= status <= MAX_STATUS:
+            raise ValueError(f"the status {status}")
         if status < 200:  # provisional: the final answer follows
             if status == 101:
                 raise ValueError("an upgrade that was not requested")
             return
-        if status > MAX_STATUS:
-            raise ValueError(f"the status {status}")
         if len(headers) > MAX_HEADERS:
             raise ValueError("too many headers")
         if self._head_bytes > MAX_HEADER_BYTES and sum(map(_size, headers)) > MAX_HEADER_BYTES:

@@ -49,6 +49,11 @@ class Head(msgspec.Struct, eq=False):
         return f"<Head {self.method}>"
 
 
+_AS_FRAMING = frozenset((b"transfer_encoding", b"content_length"))
+"""Names that gateways with variables in place of headers take for those that say where a body ends."""
+
+_FRAMING = _AS_FRAMING | {b"transfer-encoding"}
+
 Refusal = tuple[int, bytes]
 """A status, and the text after its reason phrase (Go's text if Go has one)."""
 
@@ -56,21 +61,15 @@ Refusal = tuple[int, bytes]
 def judge(headers: Sequence[tuple[bytes, bytes]], by_name: dict[bytes, bytes], version: str) -> Refusal | None:
     """Return None for unambiguous headers, else how to refuse them. `by_name` is `headers` as a dict."""
     host = by_name.get(b"host")
-    if (
-        host in _SEEN_HOSTS
-        and len(by_name) == len(headers)
-        and version == "1.1"
-        and b"transfer-encoding" not in by_name
-    ):
+    if host in _SEEN_HOSTS and len(by_name) == len(headers) and version == "1.1" and _FRAMING.isdisjoint(by_name):
         return None  # fast path
     if version not in ("1.1", "1.0"):
         return (505, b"unsupported protocol version") if version[0] not in "01" else (400, b"")
-    if len(by_name) != len(headers):
-        names = [name for name, _ in headers]
-        if names.count(b"host") > 1:
-            return 400, b"too many Host headers"
-        if names.count(b"transfer-encoding") > 1 or names.count(b"content-length") > 1:
-            return 400, b""
+    names = [name for name, _ in headers]
+    if names.count(b"host") > 1:
+        return 400, b"too many Host headers"
+    if names.count(b"transfer-encoding") > 1 or names.count(b"content-length") > 1 or not _AS_FRAMING.isdisjoint(names):
+        return 400, b""
     coding = by_name.get(b"transfer-encoding")
     if coding is not None:
         if version == "1.0":

@@ -70,14 +70,23 @@ compare_small = partial(compare, models=(SMALL,))
 
 @asynccontextmanager
 async def routed(
-    config=ALONE, *, cards=(24564,), models=MODELS, has_probe=True, free_lag_s=0.0, speeds=SPEEDS, begin=NOON, **sim
+    config=ALONE,
+    *,
+    cards=(24564,),
+    models=MODELS,
+    has_probe=True,
+    free_lag_s=0.0,
+    speeds=SPEEDS,
+    begin=NOON,
+    hooks=(),
+    **sim,
 ):
     """A stage whose router runs with `config` from `begin` on; for the simulated machine see `SimConfig`."""
     specs = tuple(CardSpec(name=f"CUDA{index}", total_mib=size) for index, size in enumerate(cards))
     machine = Machine(cards=specs, speeds=speeds, free_lag_s=free_lag_s)
     loop = asyncio.get_running_loop()
     sim.setdefault("now", lambda: begin + timedelta(seconds=loop.time()))
-    async with stage(SimConfig(machine=machine, models=models, **sim), config, has_probe=has_probe) as one:
+    async with stage(SimConfig(machine=machine, models=models, **sim), config, has_probe=has_probe, hooks=hooks) as one:
         await record(one.router.admin_url)
         yield one
 

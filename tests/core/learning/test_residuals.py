@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from router.core.learning.observation import in_order
 from router.core.learning.residuals import BAN_S, LEAST_SAFETY_BYTES, Learned, Observation
 from router.core.memory.options import MemoryOptions
 from router.core.units import GIB, MIB
@@ -228,3 +229,21 @@ def test_a_load_without_a_prediction_teaches_nothing_of_the_size() -> None:
     """It was tried where free memory could not be read; once it can, the formula counts."""
     tried = spill(predicted_bytes=0, measured_bytes=0, gpu_names=())
     assert Learned.of([tried]).residual_bytes("a", OPTIONS, GPUS, "0.33.0") == (0, None, "")
+
+
+def test_a_load_from_the_future_is_neither_the_newest_nor_recent_for_years_j10() -> None:
+    """The clock was ahead when it was observed: what came after it outweighs it, and it grows old from now on."""
+    ahead = spill(at_s=1e9, ollama_version="0.32.0")
+    after = load(at_s=2000.0)
+    learned = Learned.of(in_order([ahead, after], 2500.0))
+    assert learned.version == "0.33.0"
+    assert learned.residual_bytes("a", OPTIONS, GPUS, "0.33.0", now_s=2500.0)[0] == 0
+    alone = Learned.of(in_order([ahead], 2500.0))
+    assert alone.banned("a", OPTIONS, 20 * GIB, 2501.0)
+    assert not alone.banned("a", OPTIONS, 20 * GIB, 2500.0 + BAN_S)
+    assert alone.residual_bytes("a", OPTIONS, GPUS, "0.32.0", now_s=2500.0 + BAN_S) == (0, None, "")
+
+
+def test_loads_in_order_stay_as_they_are() -> None:
+    seen = [load(at_s=1.0), load("b", at_s=1.0), spill(at_s=3.0)]
+    assert all(one is other for one, other in zip(in_order(seen, 3.0), seen, strict=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -14,16 +15,16 @@ NOON_S = 20_000 * DAY_S + DAY_S / 2
 
 
 class Clock:
-    """Loop time, and the Unix time that goes with it: noon at 0."""
+    """Loop time, and the Unix time that goes with it: noon at 0, unless the clock is set."""
 
     def __init__(self) -> None:
-        self.now_s = 0.0
+        self.now_s = self.set_by_s = 0.0
 
     def now(self) -> float:
         return self.now_s
 
     def unix_now(self) -> float:
-        return NOON_S + self.now_s
+        return NOON_S + self.now_s + self.set_by_s
 
 
 def started(**limits: int) -> tuple[MemoryQuotas, Team, Clock]:
@@ -284,3 +285,34 @@ def test_what_was_used_before_a_start_adds_up() -> None:
     left = quotas.left(team).tokens
     assert left is not None
     assert left.remaining == 50
+
+
+@pytest.mark.parametrize("days", [-3650, -1, 1, 3650])
+def test_a_clock_that_is_wrong_for_a_while_gives_no_new_day_j10(days: int) -> None:
+    """What was used of the day is used when the clock is right again; a clock that goes back gives nothing at all."""
+    quotas, team, clock = started(tokens_per_day=1000)
+    assert admitted(quotas, team, "1")
+    quotas.settle("1", 900)
+    clock.set_by_s = days * DAY_S
+    assert admitted(quotas, team, "2")
+    quotas.settle("2", 50)
+    assert quotas.used(team) == (950 if days < 0 else 50)
+    clock.set_by_s = 0.0
+    assert quotas.used(team) == 900
+    clock.now_s += DAY_S
+    assert quotas.used(team) == (50 if days == 1 else 0)
+
+
+def test_a_clock_that_steps_back_over_midnight_and_comes_again_counts_each_day_j10() -> None:
+    """By an hour, as with a time zone that somebody has confused."""
+    quotas, team, clock = started(tokens_per_day=1000)
+    clock.now_s = DAY_S / 2 - 60
+    quotas.admit(team, "1", 0)
+    quotas.settle("1", 700)
+    clock.now_s += 120
+    quotas.admit(team, "2", 0)
+    quotas.settle("2", 30)
+    clock.set_by_s = -3600.0
+    assert quotas.used(team) == 700
+    clock.now_s += 3600
+    assert quotas.used(team) == 30

@@ -133,6 +133,22 @@ async def test_an_answer_that_is_not_http_is_an_upstream_error_a11_e8(raw: bytes
         assert len(upstream.requests) == 1
 
 
+@pytest.mark.parametrize("status", [0, 1, 99, 600, 999])
+async def test_a_status_that_does_not_exist_is_an_error_at_once_a11(status: int) -> None:
+    """One below 100 is no provisional answer: nothing is waited for, though the connection stays open."""
+
+    async def script(visit: Visit) -> None:
+        await visit.say(b"HTTP/1.1 %03d X\r\nContent-Length: 2\r\n\r\n{}" % status)
+        await visit.reader.read()
+
+    async with raw_upstream(script) as upstream:
+        relay = HttpRelay(upstream.url)
+        with pytest.raises(UpstreamError, match=f"the status {status}"):
+            async with asyncio.timeout(30):
+                await relay.open(POST)
+        await relay.aclose()
+
+
 @pytest.mark.parametrize("how", ["eof", "reset", "inside-chunk", "bad-chunk", "short-length"])
 async def test_a_cut_answer_yields_its_bytes_and_then_an_error_a11(how: str) -> None:
     """The bytes that arrived can be read; then UpstreamError is raised, and the connection is not reused."""

@@ -53,6 +53,8 @@ REFUSED: dict[str, bytes] = {
     "te-identity": post(b"Host: a.local", b"Transfer-Encoding: identity", body=CHAT),
     "te-vertical-tab": post(b"Host: a.local", b"Transfer-Encoding: \x0bchunked", body=b"0\r\n\r\n"),
     "te-http10": post(b"Host: a.local", b"Transfer-Encoding: chunked", version=b"HTTP/1.0", body=b"0\r\n\r\n"),
+    "te-underscore": post(b"Host: a.local", b"Transfer_Encoding: chunked", LENGTH, body=CHAT),
+    "length-underscore": post(b"Host: a.local", b"Content_Length: 1", LENGTH, body=CHAT),
     "space-before-colon": post(b"Host: a.local", b"Content-Length : 4", body=CHAT),
     "obs-fold": post(b"Host: a.local", b"X: a", b" b", LENGTH, body=CHAT),
     "bare-lf": b"GET / HTTP/1.1\nHost: localhost\n\n",
