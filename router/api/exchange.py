@@ -179,4 +179,6 @@ def _bounded(body: bytes, most_values: int, work: Callable[[], T]) -> T:
 def echoed(client_id: bytes) -> str:
     """Return the printable ASCII of a client's own request id, at most 128 characters; "-" if none is left."""
     text = client_id.decode("latin-1")[:128]
+    if text and text.isascii() and text.isprintable():  # each one
+        return text
     return "".join(char for char in text if char.isascii() and char.isprintable()) or "-"
