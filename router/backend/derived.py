@@ -19,6 +19,7 @@ import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
+from typing import NamedTuple
 
 from router.adapters.ollama import ModelServer
 from router.backend.installed import Installed
@@ -68,6 +69,18 @@ def owner_of(config: Config) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:6]
 
 
+class _Made(NamedTuple):
+    """A tag that was asked for: of which variant, and the task that makes it."""
+
+    variant: str
+    task: asyncio.Task[None]
+
+    @property
+    def is_there(self) -> bool:
+        """True if it was made."""
+        return self.task.done() and not self.task.cancelled() and self.task.exception() is None
+
+
 class DerivedTags:
     """Creates derived tags on demand, once per tag even under concurrent requests, and removes them.
 
@@ -92,7 +105,7 @@ class DerivedTags:
         self._report = report
         self._earlier: frozenset[str] | None = None  # tags at the last reading of the catalog
         self._others: set[str] = set()  # marks of other routers that have made a tag since the first reading
-        self._made: dict[str, asyncio.Task[None]] = {}
+        self._made: dict[str, _Made] = {}
         self._useless_since_s: dict[str, float] = {}  # tags of others that nobody seems to use → since when
         self._turn = asyncio.Lock()  # of creations and removals
         self._has_news = asyncio.Event()
@@ -103,7 +116,7 @@ class DerivedTags:
 
     def forget(self, variant: str) -> None:
         """Forget the tags of `variant`, which are gone upstream; the next request creates them again."""
-        for name in [name for name in self._made if self._installed.variant_of(name) == variant]:
+        for name in [name for name, made in self._made.items() if made.variant == variant]:
             del self._made[name]
 
     def forget_all(self) -> None:
@@ -120,27 +133,27 @@ class DerivedTags:
         if not wanted:
             return variant
         name = derived_name(variant, digest, options, self._owner)
-        making = self._made.get(name)
-        if making is None or (making.done() and making.exception() is not None):
-            making = self._made[name] = asyncio.create_task(self._make(name, variant, wanted))
-        if not making.done():
-            await asyncio.shield(making)  # other requests may wait for the same tag
+        made = self._made.get(name)
+        if made is None or (made.task.done() and made.task.exception() is not None):
+            made = self._made[name] = _Made(variant, asyncio.create_task(self._make(name, variant, wanted)))
+        if not made.task.done():
+            await asyncio.shield(made.task)  # other requests may wait for the same tag
         return name
 
     def existing(self, variant: str, digest: str, options: LoadOptions) -> str | None:
         """Return the name that `ensure` would return without creating a tag, None if it would create one."""
         name = derived_name(variant, digest, options, self._owner)
-        making = self._made.get(name)
-        is_there = making is not None and making.done() and not making.cancelled() and making.exception() is None
-        return name if is_there else None
+        made = self._made.get(name)
+        return name if made is not None and made.is_there else None
 
     def note_request(self, now_s: float) -> None:
         """Note that a request is being sent: Ollama is about to look up its model."""
         self._sent_at_s = now_s
 
     async def _make(self, name: str, variant: str, wanted: dict[str, int]) -> None:
-        self._installed.derive(name, variant)  # before it exists, so that no list shows it as a user's model
         async with self._turn:
+            # Before it exists, so that no list shows it as a user's model; but after a removal, which would undo it.
+            self._installed.derive(name, variant)
             listed = await _digests(await self._server.tags())
             if key_of(name) in listed:  # left by a router with our mark that was killed
                 return

@@ -353,6 +353,35 @@ def test_a_tag_whose_model_was_replaced_goes_although_requests_have_used_it(virt
     virtual(story)
 
 
+def test_a_tag_that_is_asked_for_during_its_removal_is_made_again_whenever_it_is_gone(virtual):
+    """It stands for its variant: else a request would be sent to it again and again, and find nothing."""
+
+    async def story():
+        one = Owned()
+        name = await one.ensure()
+        await one.installed.refresh()
+        one.tags.forget_all()
+        delete = one.machine.delete
+
+        async def slow(tag):
+            await asyncio.sleep(0.2)
+            await delete(tag)
+
+        one.machine.delete = slow
+        removing = asyncio.create_task(one.tidy(is_waited_for=True))
+        await asyncio.sleep(0.1)
+        assert await one.ensure() == name
+        await removing
+        assert (list(one.machine.derived), one.installed.variant_of(name)) == ([name], SMALL.name)
+        one.machine.derived.clear()  # Ollama was restarted, which nobody has noticed
+        one.tags.forget(SMALL.name)
+        assert one.made() is None
+        assert await one.ensure() == name
+        assert list(one.machine.derived) == [name]
+
+    virtual(story)
+
+
 def test_creations_and_removals_never_overlap(virtual):
     """However many are asked for at once."""
 
