@@ -16,16 +16,17 @@ import hashlib
 import math
 import secrets
 import socket
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from itertools import islice
 from typing import NamedTuple
 
 from router.adapters.ollama import ModelServer
+from router.backend.digests import digests_of, pieces_of
 from router.backend.installed import Installed
 from router.config import Config
-from router.core.ollama.derived_names import by_piece, derived_name, is_derived, owner_in, parameters_of, usable
-from router.core.ollama.names import is_name, key_of
+from router.core.ollama.derived_names import derived_name, is_derived, owner_in, parameters_of, usable
+from router.core.ollama.names import key_of
 from router.core.ollama.runner import LoadOptions
 from router.errors import RouterError
 
@@ -45,9 +46,6 @@ POLL_S = 0.05
 
 MOST_TAGS = 500
 """Tags that one reading of the catalog is judged by; a list with more of them is no router's doing."""
-
-ROWS_AT_ONCE, PIECES_AT_ONCE = 200, 1000
-"""Rows of a list and digests of installed models that are looked at in one step."""
 
 OTHERS = 16
 """Other routers that are named at most: one that keeps nothing has another mark after each restart."""
@@ -154,7 +152,7 @@ class DerivedTags:
         async with self._turn:
             # Before it exists, so that no list shows it as a user's model; but after a removal, which would undo it.
             self._installed.derive(name, variant)
-            listed = await _digests(await self._server.tags())
+            listed = await digests_of(await self._server.tags())
             if key_of(name) in listed:  # left by a router with our mark that was killed
                 return
             await self._check(variant, listed)
@@ -194,7 +192,7 @@ class DerivedTags:
         names = dict.fromkeys(islice(self._installed.derived(), MOST_TAGS))
         self._note_others(names)
         self._useless_since_s = {name: since for name, since in self._useless_since_s.items() if name in names}
-        live = usable(names, await _pieces(self._installed.digests())) if names else set()
+        live = usable(names, await pieces_of(self._installed.digests())) if names else set()
         waits_s = {name: self._due_in_s(name, is_live=name in live) for name in names}
         for name, wait_s in waits_s.items():
             if wait_s is None or wait_s > 0 or (is_waited_for and not self._is_own(name)):
@@ -262,9 +260,9 @@ class DerivedTags:
         with suppress(RouterError):
             rows = await self._server.tags()
             names = [name for row in rows if is_derived(name := str(row.get("name", "")))]
-            listed = await _digests(rows)
+            listed = await digests_of(rows)
             installed = {name: digest for name, digest in listed.items() if not is_derived(name)}
-            live = usable(names, await _pieces(installed))
+            live = usable(names, await pieces_of(installed))
             for name in names:
                 if self._is_own(name) or (name not in live and not owner_in(name)):
                     with suppress(RouterError):
@@ -276,26 +274,3 @@ class DerivedTags:
 
 def _another(owner: str) -> str:
     return f"another router uses the same Ollama (its derived tags name it as -o{owner}): they take turns for the cards"
-
-
-async def _digests(rows: Sequence[Mapping[str, object]]) -> dict[str, str]:
-    """Return the digests of the rows of `/api/tags` by the canonical names; of thousands in steps."""
-    found: dict[str, str] = {}
-    for number, row in enumerate(rows, 1):
-        name, digest = str(row.get("name") or row.get("model") or ""), str(row.get("digest") or "")
-        if is_name(name):
-            found[key_of(name)] = digest
-        if number % ROWS_AT_ONCE == 0:
-            await asyncio.sleep(0)
-    return found
-
-
-async def _pieces(digests: Mapping[str, str]) -> dict[str, list[str]]:
-    """Return the names of models by the pieces of their digests; of thousands in steps."""
-    found: dict[str, list[str]] = {}
-    rest = iter(digests.items())
-    while part := dict(islice(rest, PIECES_AT_ONCE)):
-        for piece, names in by_piece(part).items():
-            found.setdefault(piece, []).extend(names)
-        await asyncio.sleep(0)
-    return found

@@ -11,15 +11,12 @@ from router.backend.derived import (
     MAX_WAIT_S,
     ORPHAN_S,
     OTHERS,
-    PIECES_AT_ONCE,
-    ROWS_AT_ONCE,
     UNUSED_S,
     DerivedTags,
     Replaced,
-    _digests,
-    _pieces,
     owner_of,
 )
+from router.backend.digests import PIECES_AT_ONCE, ROWS_AT_ONCE, digests_of, pieces_of
 from router.backend.epoch import Epoch
 from router.backend.installed import Installed
 from router.config import load_config
@@ -439,10 +436,10 @@ def test_what_tags_were_made_from_is_looked_up_in_steps(virtual):
 
     async def story():
         rows = [{"name": f"m{at}:1b", "digest": f"sha256:{at % 1000:064x}"} for at in range(5 * PIECES_AT_ONCE)]
-        turns, digests = await turns_of(_digests([*rows, {"name": "no name"}, {}]))
+        turns, digests = await turns_of(digests_of([*rows, {"name": "no name"}, {}]))
         assert turns >= len(rows) // ROWS_AT_ONCE
         assert digests == {key_of(row["name"]): row["digest"] for row in rows}
-        turns, pieces = await turns_of(_pieces(digests))
+        turns, pieces = await turns_of(pieces_of(digests))
         assert turns >= 5
         assert pieces == by_piece(digests)
 

@@ -22,10 +22,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import NamedTuple
 
 from router.core.learning.drift import Recognised, Unexplained, recognise, unexplained
+from router.core.learning.estimate import Estimate, estimate
 from router.core.learning.observation import Observation as Observation
 from router.core.learning.rebased import Rebased
 from router.core.learning.setup import setup_in
@@ -34,13 +34,10 @@ from router.core.memory.options import MemoryOptions
 from router.core.ollama.options import ServerSettings
 from router.core.units import MIB
 
-LEAST_SAFETY_BYTES = 64 * MIB  # growth after the load is 12…100 MiB (docs/memory.md, "Margins")
-_MOST_SPREAD_BYTES = 64 * MIB
 _KEPT = 32  # observations per weights blob
 BAN_S = 3600.0
 _SAME_LEVEL_BYTES = 64 * MIB
 
-Estimate = tuple[int, int | None, str]
 AS_SHIPPED = ServerSettings()
 
 
@@ -129,7 +126,7 @@ class Learned:
             seen = _usable(seen, now_s)
         if not seen:
             return self._of_others(gpu_names, version, now_s)
-        found = _estimate(seen, options, gpu_names, version)
+        found = estimate(seen, options, gpu_names, version)
         if found[0] < -NOISE_BYTES and not is_confirmed(seen, self.by_weights.values(), self.restarted_s):
             return 0, None, "learned before Ollama was restarted: not yet confirmed"
         support = [one for one in self.by_weights[weights] if shows(one, found[0])]
@@ -221,60 +218,6 @@ def _is_past(spill: Observation, later: Iterable[Observation], now_s: float | No
         return False
     is_old = now_s is not None and now_s - spill.at_s >= BAN_S
     return is_old or any(one.is_conclusive and _is_whole_and_no_less(one, spill) for one in later)
-
-
-@lru_cache(maxsize=512)
-def _estimate(
-    seen: tuple[Observation, ...], options: MemoryOptions, gpu_names: tuple[str, ...], version: str
-) -> Estimate:
-    """Apply cases 1, 2, 4 and 5 to one weights blob."""
-    trusted = [one for one in seen if one.ollama_version == version]
-    if not trusted:
-        residual = _at_most(seen[-1], options)
-        return max(0, residual), None, f"learned on Ollama {seen[-1].ollama_version}, which may differ"
-    here = [one for one in trusted if one.gpu_names == gpu_names]
-    recent = _since_last_change(here or trusted)
-    same = [one for one in recent if one.matches(options)]
-    residuals = [_at_most(one, options) for one in same or recent]
-    newest, residual = recent[0], max(residuals) if same else min(residuals)
-    if residual < 0 and not here:
-        return 0, None, "learned on other cards, which may differ"
-    spread = min(max(residuals) - min(residuals), _MOST_SPREAD_BYTES)
-    stretch = 0 if same else min(abs(residual), _MOST_SPREAD_BYTES)
-    if not any(_has_graph(one, options) for one in recent):  # the formula's error with this graph was not seen
-        stretch += _MOST_SPREAD_BYTES
-    elsewhere = _MOST_SPREAD_BYTES if newest.spilled or newest.gpu_names != gpu_names else 0
-    safety = LEAST_SAFETY_BYTES + spread + stretch + elsewhere
-    return residual, safety, _source(residuals)
-
-
-def _source(residuals: list[int]) -> str:
-    return f"learned from {len(residuals)} load{'s' if len(residuals) > 1 else ''}"
-
-
-def _has_graph(one: Observation, options: MemoryOptions) -> bool:
-    """Return whether a load had the graph and the cache type of these options, at whatever context."""
-    asked = (options.num_batch, options.num_parallel, options.kv_type)
-    return (one.num_batch, one.num_parallel, one.kv_type) == asked
-
-
-def _since_last_change(seen: list[Observation]) -> list[Observation]:
-    """Return the loads that agree with the newest, newest first: older ones were made under other settings."""
-    newest = seen[-1]
-    recent = [newest]
-    for one in reversed(seen[:-1]):
-        least, most = sorted((one.residual_bytes, one.residual_bytes * newest.tokens // max(1, one.tokens)))
-        noise = NOISE_BYTES + newest.predicted_bytes // 300
-        if not least - noise <= newest.residual_bytes <= most + noise:
-            break
-        recent.append(one)
-    return recent
-
-
-def _at_most(one: Observation, options: MemoryOptions) -> int:
-    """Return the upper bound of case 2: the larger of "constant" and "in proportion to the context"."""
-    asked_tokens = options.num_ctx * options.num_parallel
-    return max(one.residual_bytes, one.residual_bytes * asked_tokens // max(1, one.tokens))
 
 
 def _asks_no_more(spill: Observation, options: MemoryOptions) -> bool:

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
+from router.core.learning.estimate import LEAST_SAFETY_BYTES
 from router.core.learning.observation import in_order
-from router.core.learning.residuals import BAN_S, LEAST_SAFETY_BYTES, Learned, Observation
+from router.core.learning.residuals import BAN_S, Learned, Observation
 from router.core.memory.options import MemoryOptions
 from router.core.units import GIB, MIB
 
