@@ -78,10 +78,11 @@ def test_an_invalid_file_exits_2_with_file_and_line(
 
 
 NODES = "kind: node, discover: { static: [http://127.0.0.1:9] }"
+SECURED = NODES.replace("http:", "https:")
 NAMED = {
     "backends.pool.key_file": f"backends:\n  pool: {{ {NODES}, key_file: FILE }}",
-    "backends.pool.ca": f"backends:\n  pool: {{ {NODES}, key_file: KEY, ca: FILE }}",
-    "backends.pool.client_cert": f"backends:\n  pool: {{ {NODES}, key_file: KEY, client_cert: FILE }}",
+    "backends.pool.ca": f"backends:\n  pool: {{ {SECURED}, key_file: KEY, ca: FILE }}",
+    "backends.pool.client_cert": f"backends:\n  pool: {{ {SECURED}, key_file: KEY, client_cert: FILE }}",
     "backends.gpu.lan.bearer_file": "backends:\n  gpu.lan: { bearer_file: FILE }",
     "backends.a.basic_file": "backends:\n  a: { basic_file: FILE }",
     "usage.postgres_file": "usage:\n  postgres_file: FILE",
