@@ -1,8 +1,8 @@
-"""Errors of Ollama that may only mean that a manifest vanished while it listed them."""
+"""What is used of Ollama's lists, and errors that may only mean that a manifest vanished while it listed them."""
 
 import pytest
 
-from router.core.ollama.listings import may_be_failed_listing
+from router.core.ollama.listings import may_be_failed_listing, used_of_row
 
 
 @pytest.mark.parametrize(
@@ -23,3 +23,18 @@ from router.core.ollama.listings import may_be_failed_listing
 def test_status_and_text_say_whether_to_ask_again(status, text, may_be):
     """A request that was refused for another reason is not repeated."""
     assert may_be_failed_listing(status, text) is may_be
+
+
+@pytest.mark.parametrize(
+    ("row", "used"),
+    [
+        ({"name": "a", "size": 5, "modified_at": "x"}, {"name": "a", "size": 5}),
+        ({"name": "a", "details": {"family": "llama", "families": ["llama"], "note": "x" * 2000}}, None),
+        ({"name": "a", "details": "llama"}, {"name": "a"}),
+        ({"name": "a", "digest": "x" * 2000, "capabilities": ["tools", "x" * 2000]}, {"name": "a"}),
+        (5, 5),
+    ],
+)
+def test_of_a_row_only_what_is_used_is_kept(row, used):
+    """Neither other fields nor texts that are longer than anybody's; what is no object is left to who reads it."""
+    assert used_of_row(row) == ({"name": "a", "details": {"family": "llama"}} if used is None else used)
