@@ -11,7 +11,8 @@ from typing import Any
 import msgspec
 
 from router.api.endings import UNREADABLE, StreamEnd
-from router.api.streams import Stream, split_data, split_events
+from router.api.pieces import split_events
+from router.api.streams import Stream, split_data
 
 Object = dict[str, msgspec.Raw]
 

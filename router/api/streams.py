@@ -6,13 +6,11 @@ on the way unless a name must be replaced; only the last line or event is, when 
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
-
 import msgspec
 
 from router.api.endings import UNREADABLE, StreamEnd, counts_of, last_of
 from router.api.error_texts import shown_value
+from router.api.pieces import changed_where, split_events
 from router.api.responses import error_value
 from router.core.ollama.routes import Route
 from router.errors import UpstreamError
@@ -21,12 +19,13 @@ from router.routing.destination import Rename
 MOST_BYTES = 64 << 20
 """The longest line or event, if nothing else is configured."""
 
+ENDING_BYTES = 64 << 10
+"""How much of the last events is looked at for how a stream has ended, and at least the last one."""
+
 _ERROR = b'"error"'
 _encode = msgspec.json.encode
 _read_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
-split_events = re.compile(rb"(\n\r?\n)").split
-"""Events, and what is between them: an empty line, with the line ends of either kind."""
 
 _SSE_ENDS = frozenset(("message_stop", "response.completed", "response.incomplete", "response.failed", "error"))
 
@@ -153,11 +152,11 @@ class LineStream(Stream):
         assert self._rename is not None
         # Parsing every line of every stream to replace one name would cost more than relaying it.
         old, new = (b'{"model":' + _encode(name.decode()) for name in self._rename)
-        lines = piece.split(b"\n")
-        return b"\n".join(new + line[len(old) :] if line.startswith(old) else line for line in lines)
+        first = new + piece[len(old) :] if piece.startswith(old) else piece
+        return first.replace(b"\n" + old, b"\n" + new)
 
     def _with_shown_errors(self, piece: bytes) -> bytes:
-        return b"\n".join(shown_value(line, self._errors) for line in piece.split(b"\n"))
+        return changed_where(_ERROR, piece, b"\n", lambda line: shown_value(line, self._errors))
 
 
 class EventStream(Stream):
@@ -181,7 +180,10 @@ class EventStream(Stream):
         return b"data: " + _encode(error_value(message, status, "openai")) + b"\n\n"
 
     def ending(self) -> StreamEnd:
-        values = [value for event in split_events(self._last) if (value := _data(event))]
+        last_ones = self._last  # of thousands of tiny ones only the last ones say how it ended
+        if len(last_ones) > ENDING_BYTES:
+            last_ones = last_ones[self._end(last_ones[:-ENDING_BYTES]) :]
+        values = [value for event in split_events(last_ones) if (value := _data(event))]
         if not values:
             return StreamEnd(is_terminated=False)
         last = last_of(values[-1])
@@ -197,17 +199,15 @@ class EventStream(Stream):
 
     def _renamed(self, piece: bytes) -> bytes:
         assert self._rename is not None
-        return _each(piece, self._renamed_event)
+        return changed_where(b'"model"', piece, b"\n\n", self._renamed_event)
 
     def _renamed_event(self, event: bytes) -> bytes:
         assert self._rename is not None
-        if b'"model"' not in event:
-            return event
         head, value = split_data(event)
         return head + renamed_json(value, self._rename)
 
     def _with_shown_errors(self, piece: bytes) -> bytes:
-        return _each(piece, self._with_shown_error)
+        return changed_where(_ERROR, piece, b"\n\n", self._with_shown_error)
 
     def _with_shown_error(self, event: bytes) -> bytes:
         head, value = split_data(event)
@@ -259,13 +259,6 @@ def _rename_in(members: dict[str, msgspec.Raw], old: bytes, new: bytes) -> bool:
     return False
 
 
-def _each(piece: bytes, change: Callable[[bytes], bytes]) -> bytes:
-    """Return whole events, each changed by `change`."""
-    if b"\r\n" not in piece:  # as by Ollama
-        return b"\n\n".join([change(event) for event in piece.split(b"\n\n")])
-    return b"".join([change(part) for part in split_events(piece)])
-
-
 def split_data(event: bytes) -> tuple[bytes, bytes]:
     """Return an event up to its data, and the data: Ollama sends one line of JSON, last in the event."""
     start = 0 if event.startswith(b"data:") else event.find(b"\ndata:") + 1
@@ -276,4 +269,8 @@ def split_data(event: bytes) -> tuple[bytes, bytes]:
 
 
 def _data(event: bytes) -> bytes:
-    return next((line[5:].strip() for line in event.split(b"\n") if line.startswith(b"data:")), b"")
+    at = 0 if event.startswith(b"data:") else event.find(b"\ndata:") + 1
+    if not at and not event.startswith(b"data:"):
+        return b""
+    end = event.find(b"\n", at)
+    return event[at + 5 : end if end >= 0 else len(event)].strip()
