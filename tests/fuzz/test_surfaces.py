@@ -35,6 +35,9 @@ HELD = Path(tempfile.gettempdir()) / "ollama-router-fuzz"
 SHORT_BYTES = 300_000
 """Larger inputs that are kept are left out of a short run: the simulator takes long for them."""
 
+FACTS_BYTES = 8 << 20
+"""What is kept of models, each of which is another one here: else it would hide what is left behind."""
+
 QUICKLY = {
     "backends.local.probe.kind": "none",
     "switch.settle_s": 0,
@@ -232,7 +235,7 @@ def test_answers_to_the_routers_own_requests_j2(surface: str) -> None:
     upstream.answers |= {"/api/version": plain(b'{"version":"0.33.0"}'), "/api/ps": plain(json.dumps(PS).encode())}
     upstream.answers |= {"/metrics": plain(PAGE, kind=b"text/plain"), "/api/show": plain(shown)}
     upstream.answers["/api/tags"] = tags(0)
-    options: dict[str, object] = {}
+    options: dict[str, object] = {"limits.facts_bytes": FACTS_BYTES}
     if surface == "exporter":
         options = {"backends.local.probe.kind": "prometheus", "backends.local.probe.url": f"{upstream.url}/metrics"}
     number = 0
