@@ -6,7 +6,7 @@ What follows from that are the rules of `turns.py`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -114,12 +114,17 @@ class Group:
         """The context of its load."""
         return self.decision.chosen.num_ctx if self.decision.chosen is not None else 0
 
+    @property
+    def load(self) -> Hashable | None:
+        """What is loaded, and where, whatever the context; None if nothing is."""
+        plan = self.plan
+        return (
+            (self.oldest.weights, plan.cards, plan.options.at(0, plan.options.main_gpu)) if plan is not None else None
+        )
+
     def is_served_by(self, other: Group) -> bool:
         """Return whether the load of `other` serves these too: the same model in the same place, with more context."""
-        mine, its = self.plan, other.plan
-        if mine is None or its is None or self.oldest.weights != other.oldest.weights or mine.cards != its.cards:
-            return False
-        return other.num_ctx > self.num_ctx and its.options.at(mine.options.num_ctx) == mine.options
+        return other.num_ctx > self.num_ctx and self.load is not None and self.load == other.load
 
     @property
     def level_s(self) -> float:
@@ -170,10 +175,18 @@ def groups_of(waiting: Sequence[Waiting]) -> list[Group]:
         key = (ticket.weights, chosen.num_ctx if chosen is not None else 0)
         groups.setdefault(key, Group(ticket.decision)).tickets.append(ticket)
     found = list(groups.values())
-    _count_others([group for group in found if group.plan is not None])
-    for group in found:
-        group.guests = sum(other.count for other in found if other.is_served_by(group))
+    loading = [group for group in found if group.plan is not None]
+    _count_others(loading)
+    _count_guests(loading)
     return found
+
+
+def _count_guests(groups: Sequence[Group]) -> None:
+    """Set how many each load serves beside its own; hundreds may wait, so each group is looked at once."""
+    smaller: dict[Hashable, int] = {}
+    for group in sorted(groups, key=lambda one: one.num_ctx):
+        group.guests = smaller.get(group.load, 0)
+        smaller[group.load] = group.guests + group.count
 
 
 def _count_others(groups: Sequence[Group]) -> None:

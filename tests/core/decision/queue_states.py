@@ -24,9 +24,11 @@ class Loaded:
     served: int = 0
 
 
-def loads(facts, *, evicts=(), waits_for=(), num_ctx=8192, cards=(0,), cost_s=0.0):
+def loads(facts, *, evicts=(), waits_for=(), num_ctx=8192, cards=(0,), main_gpu=None, cost_s=0.0):
     """The decision to load `facts` by a plan."""
-    plan = Plan(LoadOptions(num_ctx=num_ctx), tuple(evicts), tuple(waits_for), cards, 1, 1, (1,) * len(cards))
+    plan = Plan(
+        LoadOptions(num_ctx=num_ctx, main_gpu=main_gpu), tuple(evicts), tuple(waits_for), cards, 1, 1, (1,) * len(cards)
+    )
     kind = VerdictKind.WAITS if waits_for else VerdictKind.FITS
     return _chosen(Verdict(Variant(facts.name), kind, num_ctx, plan=plan, facts=facts, cost_s=cost_s))
 

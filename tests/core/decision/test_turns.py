@@ -260,6 +260,12 @@ def test_rule_7_a_model_is_loaded_with_the_largest_context_that_others_wait_for(
     assert found.start == large
 
 
+def test_rule_7_holds_for_a_load_that_names_its_card():
+    """As every load of a model on one of several cards does."""
+    small, large = (loads(BIG, num_ctx=num_ctx, cards=(1,), main_gpu=1) for num_ctx in (4096, 16384))
+    assert at_once(ticket(0, small, age_s=OLD_S), ticket(1, large)).start == large
+
+
 def test_rule_7_a_larger_context_that_cannot_be_loaded_now_keeps_nobody_waiting():
     """It waits for a busy resident, or evicts one that a request was just let in to, or lies on other cards."""
     small = loads(BIG, num_ctx=4096, cards=(0,))
