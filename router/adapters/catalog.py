@@ -163,9 +163,8 @@ class CatalogReader:
         self._shows.leaving.add([facts for known, facts in self._named.items() if known not in named])
         self._catalog, self._named, self._unshown = MappingProxyType(catalog), named, unshown
         self._better.clear()
-        for digest in [
-            digest for digest in unshown.digests() if self._shows.facts(digest) is not None
-        ]:  # shown meanwhile
+        shown_meanwhile = [digest for digest in unshown.digests() if self._shows.facts(digest) is not None]
+        for digest in shown_meanwhile:
             self._better.extend(unshown.pop(digest))
 
     def _free(self) -> None:
