@@ -16,9 +16,9 @@ from router.core.ollama.model import ModelFacts
 MOST_BYTES, MOST_MODEL_BYTES = 256 << 20, 1 << 20
 """Of all models that are listed, and of one of them; what is shown beyond it is sized by its download."""
 
-MOST_UNLISTED_BYTES = 16 << 20
+UNLISTED_SHARE = 16
 MOST_UNLISTED = 1024
-"""Of the models that are not listed any more."""
+"""Of the models that are not listed any more: one part in so many of the bytes for all that are, and their number."""
 
 
 class ShownModels:
@@ -31,12 +31,12 @@ class ShownModels:
         self,
         most_bytes: int = MOST_BYTES,
         most_model_bytes: int = MOST_MODEL_BYTES,
-        most_unlisted_bytes: int = MOST_UNLISTED_BYTES,
+        most_unlisted_bytes: int | None = None,
     ) -> None:
         self.leaving = Leaving()
         self._most_bytes = most_bytes
         self._most_model_bytes = most_model_bytes
-        self._most_unlisted_bytes = most_unlisted_bytes
+        self._most_unlisted_bytes = most_bytes // UNLISTED_SHARE if most_unlisted_bytes is None else most_unlisted_bytes
         self._listed: dict[str, tuple[ModelFacts, int]] = {}
         self._unlisted: dict[str, tuple[ModelFacts, int]] = {}
         self._listed_bytes = self._unlisted_bytes = self._forgotten_bytes = 0

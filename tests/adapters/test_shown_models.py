@@ -38,6 +38,17 @@ def test_models_that_are_not_listed_any_more_take_a_bounded_amount_of_memory():
     assert "199" in kept and "195" in kept and "100" not in kept
 
 
+@pytest.mark.parametrize("models", [32, 320])
+def test_what_is_kept_of_models_that_are_gone_is_a_share_of_what_may_be_kept_of_all(models):
+    one = held_bytes(facts_of(100))
+    kept = ShownModels(most_bytes=models * one)
+    for number in range(100, 400):
+        kept.list_only({f"{number}"})
+        kept.keep(f"{number}", facts_of(number))
+    gone = sum(f"{number}" in kept for number in range(100, 399))
+    assert models / 32 <= gone <= models / 16
+
+
 def test_listed_models_beyond_the_bound_are_sized_by_their_download():
     kept = ShownModels(most_bytes=10 * held_bytes(facts_of(0)))
     kept.list_only({f"{number}" for number in range(50)})
