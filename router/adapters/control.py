@@ -138,7 +138,10 @@ class ControlPlane:
         task = asyncio.create_task(call)
         self._calls.add(task)
         task.add_done_callback(self._forget)
-        return await asyncio.shield(task)
+        try:
+            return await asyncio.shield(task)
+        finally:
+            del task  # its error refers to this frame: they would be left to the garbage collector, with all they hold
 
     def _forget(self, task: asyncio.Task[Any]) -> None:
         self._calls.discard(task)

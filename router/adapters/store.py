@@ -105,8 +105,7 @@ class SqliteStore:
     async def _do(self, work: Callable[[sqlite3.Connection], _T], otherwise: _T) -> _T:
         """Return the result of `work`, `otherwise` if it fails; a failure is reported, not raised."""
         # In a task of its own: a caller that is cancelled must not interrupt a write halfway.
-        task = asyncio.create_task(self._locked(work, otherwise))
-        return await asyncio.shield(task)
+        return await asyncio.shield(asyncio.create_task(self._locked(work, otherwise)))
 
     async def _locked(self, work: Callable[[sqlite3.Connection], _T], otherwise: _T) -> _T:
         async with self._turn:

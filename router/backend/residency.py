@@ -89,7 +89,7 @@ class Residency:
         self.unloading = Unloading(world, self.load_times, config)
         self._conclusions = Conclusions(world, lessons, self.unloading, telemetry)
         self._lessons = lessons
-        self._failures: dict[str, LoadFailed] = {}
+        self._failures: dict[str, tuple[str, int]] = {}  # text and status: an error would hold all that it came through
         self.why_away = ""  # the error of the last switch that Ollama did not carry out
         self._world = world
         self._residents = world.residents
@@ -101,12 +101,13 @@ class Residency:
 
     def last_failure(self, weights: str) -> LoadFailed | None:
         """Return Ollama's own error if the last load of `weights` failed, else None."""
-        return self._failures.get(weights)
+        found = self._failures.get(weights)
+        return found and LoadFailed(found[0], status=found[1])
 
     def _note_failure(self, weights: str, error: LoadFailed) -> None:
         """Remember why a load failed."""
         self._failures.pop(weights, None)  # to the end: the first is the oldest
-        self._failures[weights] = error
+        self._failures[weights] = error.message, error.status
         if len(self._failures) > MOST_FAILURES:
             del self._failures[next(iter(self._failures))]
 
