@@ -162,17 +162,17 @@ class ControlPlane:
         self, method: str, path: str, body: Mapping[str, Any] | None, timeout_s: float, turn: _Turn
     ) -> tuple[httpx.Response, bytes]:
         """Return head and body. Raises UpstreamTimeout, or UpstreamError for all else that fails."""
-        late = f"Ollama at {self._http.base_url} did not answer {method} {path} in time"
         try:
             # Around everything: a server that sends a byte now and then never exceeds the timeout of a single read.
             async with asyncio.timeout(timeout_s):
                 return await self._receive(method, path, body, timeout_s, turn)
-        except (TimeoutError, httpx.TimeoutException) as exc:
-            raise UpstreamTimeout(late) from exc
+        except (TimeoutError, httpx.TimeoutException):
+            pass  # asyncio's refers to this task, and the task to what it ends with: that must not refer to it in turn
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as exc:
             reason = str(exc) or type(exc).__name__
             kind = UpstreamGone if _is_refused(exc) else UpstreamError
             raise kind(f"cannot reach Ollama at {self._http.base_url}: {reason}") from exc
+        raise UpstreamTimeout(f"Ollama at {self._http.base_url} did not answer {method} {path} in time")
 
     async def _receive(
         self, method: str, path: str, body: Mapping[str, Any] | None, timeout_s: float, turn: _Turn

@@ -37,7 +37,10 @@ async def head_of(call: Call, attempt: Callable[[Reply], Begun | Blocked]) -> An
             begun.give_up(is_gone=call.is_gone())
         raise
     if isinstance(came, RouterError):
-        raise came
+        try:
+            raise came
+        finally:
+            del came, head, begun  # its traceback refers to this frame, and all three to the error
     return came
 
 

@@ -63,11 +63,14 @@ class Ends:
         self.report_end(call, Released(outcome, phase=phase, error=text), status)
 
     def fault(self, call: Call, error: Exception, expected: type[RouterError] = RouterError) -> RouterError:
-        """Report that the request fails; return the error for its client. One that was not `expected` is our fault."""
+        """Report that the request fails; return the error for its client. One that was not `expected` is our fault.
+
+        The error comes without its traceback, whose frames refer to the request, which is told the error.
+        """
         if not isinstance(error, expected):
             logger.exception("request %s failed", call.request_id)
         self.report_failure(call, error)
-        return error if isinstance(error, expected) else RouterError("internal error")
+        return error.with_traceback(None) if isinstance(error, expected) else RouterError("internal error")
 
     def report_end(self, call: Call, released: Released, status: int, ttft_s: float | None = None) -> None:
         """Report the end of the request, unless it was reported before."""

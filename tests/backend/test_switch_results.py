@@ -34,10 +34,12 @@ def test_a_load_that_ollama_refuses_has_failed_and_its_words_are_kept_until_it_s
     machine = MemoryMachine(*ALL)
 
     async def story(scene):
-        machine.trouble["load"] = error = LoadFailed("llama runner terminated", status=500)
+        machine.trouble["load"] = LoadFailed("llama runner terminated", status=507)
         residency = scene.backend.residency
         assert await switched(scene, scene.target(SMALL)) is SwitchResult.FAILED
-        assert residency.last_failure(weights_of(SMALL)) is error
+        kept = residency.last_failure(weights_of(SMALL))
+        assert (kept.message, kept.status) == ("llama runner terminated", 507)
+        assert kept.__traceback__ is None, "it would hold all that the load went through"
         assert residency.last_failure(weights_of(BIG)) is None
         failed = scene.heard.of(Switched)[-1]
         assert (failed.phase, failed.error) == ("failed", "llama runner terminated")

@@ -136,12 +136,13 @@ class CachedReading:
     async def _take(self, now_s: float) -> ProbeReading:
         try:
             gpus, processes = await self._read_cards()
-        except ProbeError:
-            raise
         except Exception as error:  # whatever a driver or a page contains, a reading fails in one way only
-            raise ProbeError(f"the cards cannot be read: {error!r:.200}") from error
-        self._latest = ProbeReading(gpus, now_s, processes)
-        return self._latest
+            why = error.message if isinstance(error, ProbeError) else f"the cards cannot be read: {error!r:.200}"
+        else:
+            self._latest = ProbeReading(gpus, now_s, processes)
+            return self._latest
+        # Not while that error is handled: one of asyncio refers to this task, and the task to what it ends with.
+        raise ProbeError(why)
 
     async def aclose(self) -> None:
         if self._reading is not None and not self._reading.done():

@@ -182,9 +182,9 @@ class Connections:
 
     async def _connect(self) -> Wire:
         """Return a new connection. It is already counted in `opened`; a failure corrects that."""
-        loop, address = asyncio.get_running_loop(), self._address
+        loop, address, timeout_s = asyncio.get_running_loop(), self._address, self._pool.connect_timeout_s
         try:
-            async with asyncio.timeout(self._pool.connect_timeout_s):
+            async with asyncio.timeout(timeout_s):
                 _, wire = await loop.create_connection(
                     lambda: Wire(self, loop),
                     address.host,
@@ -195,17 +195,20 @@ class Connections:
             if wire.is_closed:
                 raise ConnectionGone("the upstream closed the connection at once")
             set_options(wire.transport, self.options)
+        except TimeoutError:
+            self.opened -= 1
         except BaseException as exc:
             self.opened -= 1
             raise self._named(exc) from exc
-        wire.is_owned = True
-        self._deadlines.add(wire)
-        return wire
+        else:
+            wire.is_owned = True
+            self._deadlines.add(wire)
+            return wire
+        # Not while asyncio's error is handled: it refers to this task, and the task to what it ends with.
+        raise UpstreamUnreached(f"no connection to {address.url} within {timeout_s:g} s")
 
     def _named(self, error: BaseException) -> BaseException:
         """Return the router's error for an error while connecting, any other error unchanged."""
-        if isinstance(error, TimeoutError):
-            return UpstreamUnreached(f"no connection to {self._address.url} within {self._pool.connect_timeout_s:g} s")
         if isinstance(error, (OSError, ssl.SSLError)):
             return UpstreamError(f"cannot connect to {self._address.url}: {error.strerror or error}")
         return error

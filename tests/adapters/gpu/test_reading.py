@@ -9,6 +9,7 @@ from ollama_simulator.clock import run_virtual
 from router.adapters.gpu.reading import CachedReading, DeadlineThread
 from router.errors import ProbeError
 from tests.core.facts import gpu_of
+from tests.leftovers import errors_left, uncollected
 
 CACHE_S, READ_S = 1.0, 2.0
 
@@ -49,6 +50,24 @@ def test_a_reading_is_used_again_for_a_while_and_counts_from_its_beginning():
         assert (driver.reads, second.taken_at_s) == (3, 4)
 
     on_driver(story)
+
+
+def test_readings_in_vain_leave_no_error_for_the_garbage_collector():
+    """asyncio's own error refers to the task that runs out of time, and the task to the error that it ends with."""
+
+    async def late():
+        async with asyncio.timeout(0.1):
+            await asyncio.sleep(1)
+
+    async def story():
+        cached = CachedReading(late, CACHE_S)
+        with uncollected():
+            for _ in range(3):
+                with pytest.raises(ProbeError):
+                    await cached.get(is_fresh=True)
+            return errors_left()
+
+    assert run_virtual(story()) == []
 
 
 def test_callers_at_once_share_one_reading_and_none_of_them_cuts_it():
