@@ -7,7 +7,7 @@ import asyncio
 
 import pytest
 
-from tests.config.keys.play import ALONE, BIG, OTHER, SMALL, chat, in_front_of, play, send
+from tests.config.keys.play import ALONE, BIG, OTHER, SMALL, chat, connect, in_front_of, play, send
 from tests.http.raw_upstream import answer, raw_upstream
 from tests.leftovers import errors_left, uncollected
 from tests.routing.test_storms import ALWAYS, FAULTS, GENERATE, reset, status
@@ -65,3 +65,29 @@ async def test_an_answer_that_is_not_http_leaves_no_error_for_the_garbage_collec
                 reply = await send(running.url, "POST", CHAT, chat("unknown"))
                 assert reply.status == 502
             assert errors_left() == []
+
+
+@pytest.mark.parametrize("path", [CHAT, "/api/generate", "/api/embed", "/v1/chat/completions", "/v1/messages", SHOW])
+def test_a_request_that_is_refused_leaves_no_error_for_the_garbage_collector(path):
+    bodies = ["", "{", "[]", '{"model":5}', '{"model":"m","messages":5}', '{"model":"m","options":{"num_ctx":"x"}}']
+    bodies += [
+        '{"model":"m","keep_alive":"x"}',
+        '{"model":"a\\u0000b"}',
+        '{"model":"' + "m" * 5000 + '"}',
+        '{"model":"none"}',
+    ]
+    bodies += [
+        '{"model":"m","stream":5,"think":{}}',
+        '{"model":"m","messages":[{"role":5}],"input":[[[]]],"prompt":{}}',
+    ]
+
+    async def story(one):
+        with uncollected():
+            for body in bodies:
+                raw = await connect(one.router.url)
+                assert (await raw.ask("POST", path, body)).status >= 400
+                raw.close()
+            await asyncio.sleep(1)
+            return errors_left()
+
+    assert play(story) == []

@@ -210,7 +210,7 @@ class Lender:
 
     def _beaten(self, answer: list[int] | StoreLost) -> None:
         if isinstance(answer, StoreLost):
-            raise answer
+            raise StoreLost(*answer.args)  # not itself: its traceback would refer to those who hold it
         routers, before, since, bad = answer[:4]
         self._is_forgetful = self._since not in (0, since)
         if not self._is_forgetful:  # else the others have not said yet that they are there

@@ -25,7 +25,7 @@ from router.api.settings import EdgeSettings
 from router.api.traces import TRACEPARENT, trace_id_of
 from router.core.ollama.routes import TARGETS, Route
 from router.core.teams.rights import check_route
-from router.core.teams.team import ANYONE
+from router.core.teams.team import ANYONE, Identity
 from router.errors import Busy, RouterError, UpstreamError
 from router.http.headers import header_lines
 from router.http.server.cycle import Cycle, Phase
@@ -134,9 +134,7 @@ class AtOnce:
             requested = call.request.model
             asking = self.limits.admit(call) if self.limits is not None else None
         except Exception as exc:  # a bug too must be answered and reported
-            error = exc if isinstance(exc, RouterError) else failed(cycle)
-            self.refuse(cycle, common.route, error)
-            self._tasks.reports.refused(cycle, common.route, error, identity, requested or error.model)
+            self._failed(cycle, common.route, exc, identity, requested)
             return True
         if asking is not None:
             cycle.process_in_task(partial(self._tasks.ask, cycle, call, asking))
@@ -148,6 +146,11 @@ class AtOnce:
         taken = _Taken(self, cycle, call)
         taken.go(self.dispatcher.start(call, taken.reply))
         return True
+
+    def _failed(self, cycle: Cycle, route: Route, exc: Exception, identity: Identity, requested: str) -> None:
+        error = exc if isinstance(exc, RouterError) else failed(cycle)
+        self.refuse(cycle, route, error)
+        self._tasks.reports.refused(cycle, route, error, identity, requested or error.model)
 
     def _read(self, head: Head) -> _Common | Literal[False]:
         """Return the meaning of a head, False if it is not a common one."""
@@ -247,13 +250,17 @@ class _Taken:
             else:
                 at_once.refuse(cycle, call.route, answer, call.tries)
         except Exception as exc:
-            error = exc if isinstance(exc, UpstreamError) else failed(cycle)
-            if isinstance(answer, Answer):
-                answer.release("upstream_error" if error is exc else "failed", error=error.message)
-            if cycle.phase is Phase.OPEN:
-                at_once.refuse(cycle, call.route, error, call.tries)
-            elif not cycle.is_complete:
-                cycle.abandon()
+            self._failed(exc, answer)
+
+    def _failed(self, exc: Exception, answer: Answer | RouterError | Blocked | None) -> None:
+        cycle, call = self._cycle, self._call
+        error = exc if isinstance(exc, UpstreamError) else failed(cycle)
+        if isinstance(answer, Answer):
+            answer.release("upstream_error" if error is exc else "failed", error=error.message)
+        if cycle.phase is Phase.OPEN:
+            self._at_once.refuse(cycle, call.route, error, call.tries)
+        elif not cycle.is_complete:
+            cycle.abandon()
 
     def give_up(self) -> None:
         """Cancel the request upstream: its client has left, or the router stops."""

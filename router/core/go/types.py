@@ -60,6 +60,15 @@ class Place:
         if self.error is None:
             self.error = error
 
+    def raise_error(self) -> None:
+        """Raise the first error, if there is one. It is not kept, because its traceback refers to this object."""
+        error, self.error = self.error, None
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error
+
     def record_mismatch(self, found: str, wanted: str) -> None:
         """Record a value of the kind `found` where the type `wanted` is expected."""
         self.record(Mismatch(found, wanted, self.struct, tuple(self.path)))
@@ -257,6 +266,5 @@ def read_alone(wanted: GoType, view: memoryview, kind: str) -> Any:
     """Decode one value by itself. Raise BadRequest for the error that Go's Unmarshal would return."""
     place = Place()
     found = wanted.read(view, kind, place, None)
-    if place.error is not None:
-        raise place.error
+    place.raise_error()
     return found

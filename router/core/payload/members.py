@@ -28,6 +28,5 @@ def decoded(struct: Struct, body: bytes, members: Members) -> dict[str, Any]:
         struct.read_members(members, place, found)
     elif (kind := first_kind(body)) not in ("object", "null"):
         place.record_mismatch(kind, struct.name)
-    if place.error is not None:
-        raise place.error
+    place.raise_error()
     return found

@@ -102,7 +102,10 @@ class Connections:
                 raise Busy from None
             raise
         if isinstance(got, Exception):
-            raise got
+            try:
+                raise got
+            finally:
+                del got, waiter  # its traceback refers to this frame, and both to the error
         return got
 
     # --- giving one back ---------------------------------------------------------------------------------------

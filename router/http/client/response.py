@@ -181,7 +181,10 @@ class UpstreamResponse(msgspec.Struct, eq=False):
                 self._waiter = self._sink = None
             refused, self._refused = self._refused, False
             if isinstance(refused, Exception):
-                raise refused
+                try:
+                    raise refused
+                finally:
+                    del refused
             if refused:
                 return False
         return True
