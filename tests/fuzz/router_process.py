@@ -26,7 +26,8 @@ from typing import Any
 import psutil
 
 from router.app import Running, running
-from router.cli.serve import calm_collector, prefer_the_loop
+from router.cli.garbage import calm_collector
+from router.cli.serve import prefer_the_loop
 from router.config import load_config
 from router.telemetry import Answered, Event, Finished
 

@@ -65,15 +65,26 @@ class ImplausibleFigure(ValueError):
 
 def check_metadata(info: Mapping[str, Any]) -> None:
     """Check the figures of `model_info` that are used. Raises ImplausibleFigure."""
-    arch = info.get("general.architecture")
-    if arch is not None and not (isinstance(arch, str) and len(arch) <= MAX_TEXT):
-        raise ImplausibleFigure("general.architecture is not a name")
+    arch = architecture_of(info)
     _check("general.parameter_count", info.get("general.parameter_count"), _MAX_PARAMETERS)
     for key, most in SCALARS.items():
         _check(f"{arch}.{key}", info.get(f"{arch}.{key}"), most)
     for key, most in PER_LAYER.items():
         _check_list(f"{arch}.{key}", info.get(f"{arch}.{key}"), most)
     check_vision(info)
+
+
+def architecture_of(info: Mapping[str, Any]) -> str:
+    """Return `general.architecture`, which the keys of figures begin with; "" if it is missing.
+
+    Raises ImplausibleFigure if it is no name.
+    """
+    arch = info.get("general.architecture")
+    if arch is None:
+        return ""
+    if not (isinstance(arch, str) and len(arch) <= MAX_TEXT):
+        raise ImplausibleFigure("general.architecture is not a name")
+    return arch
 
 
 def check_vision(info: Mapping[str, Any]) -> None:

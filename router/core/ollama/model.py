@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from router.core.ollama import show as shown
-from router.core.ollama.figures import MAX_TEXT, ImplausibleFigure, check_metadata, check_vision
+from router.core.ollama.figures import MAX_TEXT, ImplausibleFigure, architecture_of, check_metadata, check_vision
 from router.core.ollama.series import series
 
 _MOST_BARE = 64
@@ -128,7 +128,7 @@ class ModelFacts:
     @property
     def arch(self) -> str:
         """`general.architecture`, or "" where the metadata is missing."""
-        return str(self.info.get("general.architecture") or "")
+        return architecture_of(self.info)
 
     def value(self, key: str, default: Any = None) -> Any:
         """Return the metadata value ``<arch>.<key>``, or `default` if it is absent or null."""

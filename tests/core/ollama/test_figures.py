@@ -57,6 +57,14 @@ def test_sound_metadata_is_used():
     assert (shown().doubt, shape_of(shown()).exactness) == ("", "exact")
 
 
+@pytest.mark.parametrize("arch", [None, ""])
+def test_figures_without_the_name_of_an_architecture_are_checked_too(arch):
+    """Their keys begin with a dot, and so do those that the formulas read."""
+    facts = ModelFacts.of_show(ROW, SHOW | {"model_info": {"general.architecture": arch, ".block_count": 10_000_000}})
+    assert facts.doubt == ".block_count is 10000000"
+    assert is_served_coarsely(facts)
+
+
 @pytest.mark.parametrize(
     "value",
     [10_000_000, MAX_BLOCKS + 1, -1, 10**400, "32", True and [32], {"n": 32}, 1e300, float("nan"), float("inf")],
