@@ -124,7 +124,7 @@ def choices(nodes: int = 1000, models: int = 200, picks: int = 20000) -> tuple[f
 async def serve(role: str, folder: str) -> None:
     """Run one of the routers with all features, as bench/relay_parts.py does."""
     from router.app import running
-    from router.cli.serve import calm_collector
+    from router.cli.garbage import calm_collector
     from router.config import load_config
     from router.telemetry import LineWriter, LogHook
 

@@ -163,7 +163,7 @@ async def route(port: int, upstream: int, admin: int = 0, collector: int = 0, pe
     For each SIGUSR1 it writes a line to stderr with what it holds: `HELD` and JSON.
     """
     from router.app import Running, running
-    from router.cli.serve import calm_collector
+    from router.cli.garbage import calm_collector
     from router.config import Config
     from router.telemetry import LineWriter, LogHook
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import gc
 import importlib
 import logging
 import os
@@ -23,15 +22,13 @@ import typer
 from router.app import Running, Sockets
 from router.cli.activation import address_of, inherited_sockets
 from router.cli.files import raise_limit
+from router.cli.garbage import calm_collector, collect_when_quiet
 from router.cli.generations import Generations
 from router.cli.notify import ServiceManager
 from router.cli.sources import Sources
 from router.cli.watching import watch
 from router.config import Config, config_file
 from router.telemetry import LineWriter, LogHook, Notified, RecordLines, Supervisor, Telemetry
-
-YOUNG = 4_000
-"""New objects after which those among them that are garbage are collected, in a few milliseconds."""
 
 LAST_LINES_S = 2.0
 """How long the end waits until the last lines of the log are written; a reader that does not read loses them."""
@@ -130,6 +127,7 @@ async def _serve(
     prefer_the_loop()
     upkeep = Supervisor(Telemetry([log(config)]))
     upkeep.keep("service_manager", manager.watch)
+    upkeep.keep("garbage", collect_when_quiet)
     upkeep.keep("file_watch", lambda: watch(generations.files_of(file), partial(reload, if_changed=True)))
     try:
         await generations.run(config, sockets)
@@ -141,21 +139,6 @@ async def _serve(
 def _in_turn(*steps: Callable[[], object]) -> None:
     for step in steps:
         step()
-
-
-def calm_collector() -> None:
-    """Make Python's garbage collector look at the whole heap rarely, and exclude the objects that exist now.
-
-    A request leaves no reference cycles behind. With Python's defaults the collector would scan the whole heap several
-    times a second under load: an eighth of the time, in pauses of 40 ms. Young objects are looked at in small portions:
-    what fails does leave cycles, and 50,000 objects in them took up to 90 ms to free. A thousand teams are
-    200,000 objects, which a reload makes: of these 20,000 at a time take 4 ms. What was excluded before is looked at
-    once more, because the router that the last reload has replaced is garbage by now.
-    """
-    gc.unfreeze()
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(YOUNG, 5, 2000)
 
 
 def prefer_the_loop() -> None:
