@@ -198,11 +198,10 @@ class Connections:
             if wire.is_closed:
                 raise ConnectionGone("the upstream closed the connection at once")
             set_options(wire.transport, self.options)
-        except TimeoutError:
-            self.opened -= 1
         except BaseException as exc:
             self.opened -= 1
-            raise self._named(exc) from exc
+            if not isinstance(exc, TimeoutError):
+                raise self._named(exc) from exc
         else:
             wire.is_owned = True
             self._deadlines.add(wire)
