@@ -269,8 +269,5 @@ def split_data(event: bytes) -> tuple[bytes, bytes]:
 
 
 def _data(event: bytes) -> bytes:
-    at = 0 if event.startswith(b"data:") else event.find(b"\ndata:") + 1
-    if not at and not event.startswith(b"data:"):
-        return b""
-    end = event.find(b"\n", at)
-    return event[at + 5 : end if end >= 0 else len(event)].strip()
+    """Return the first line of an event's data, b"" if it has none."""
+    return split_data(event)[1].partition(b"\n")[0].strip()
