@@ -25,6 +25,20 @@ FAILURES = FAULTS | {
     "chat hangs": ("hang", {"route": CHAT, "after_chunks": 0}),
     "load hangs": ("hang", {"route": GENERATE, "after_chunks": 0}),
 }
+BODIES = (
+    "",
+    "{",
+    "[]",
+    '{"model":5}',
+    '{"model":"m","messages":5}',
+    '{"model":"m","options":{"num_ctx":"x"}}',
+    '{"model":"m","keep_alive":"x"}',
+    '{"model":"a\\u0000b"}',
+    '{"model":"' + "m" * 5000 + '"}',
+    '{"model":"none"}',
+    '{"model":"m","stream":5,"think":{}}',
+    '{"model":"m","messages":[{"role":5}],"input":[[[]]],"prompt":{}}',
+)
 
 
 @pytest.mark.parametrize("name", FAILURES)
@@ -69,21 +83,9 @@ async def test_an_answer_that_is_not_http_leaves_no_error_for_the_garbage_collec
 
 @pytest.mark.parametrize("path", [CHAT, "/api/generate", "/api/embed", "/v1/chat/completions", "/v1/messages", SHOW])
 def test_a_request_that_is_refused_leaves_no_error_for_the_garbage_collector(path):
-    bodies = ["", "{", "[]", '{"model":5}', '{"model":"m","messages":5}', '{"model":"m","options":{"num_ctx":"x"}}']
-    bodies += [
-        '{"model":"m","keep_alive":"x"}',
-        '{"model":"a\\u0000b"}',
-        '{"model":"' + "m" * 5000 + '"}',
-        '{"model":"none"}',
-    ]
-    bodies += [
-        '{"model":"m","stream":5,"think":{}}',
-        '{"model":"m","messages":[{"role":5}],"input":[[[]]],"prompt":{}}',
-    ]
-
     async def story(one):
         with uncollected():
-            for body in bodies:
+            for body in BODIES:
                 raw = await connect(one.router.url)
                 assert (await raw.ask("POST", path, body)).status >= 400
                 raw.close()

@@ -14,6 +14,7 @@ from router.adapters.gpu.prometheus import PrometheusProbe
 from router.adapters.ollama import OllamaClient
 from router.errors import ProbeError, UpstreamError, UpstreamTimeout
 from tests.fakes import server_that
+from tests.leftovers import uncollected
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 
@@ -255,15 +256,11 @@ async def test_a_call_leaves_nothing_for_the_garbage_collector():
     async with server_that(answered) as url:
         plane = control(url, timeout_s=30.0)
         await plane.ask("GET", "/api/ps")
-        gc.collect()
-        gc.disable()
-        try:
+        with uncollected():
             for _ in range(10):
                 await plane.ask("GET", "/api/ps")
             await asyncio.sleep(0)
             assert gc.collect() < 10
-        finally:
-            gc.enable()
         await plane.aclose()
 
 

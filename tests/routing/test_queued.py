@@ -8,6 +8,7 @@ import gc
 from router.backend.tickets import Ticket
 from router.routing.queued import Queued
 from tests.backend.machine import SMALL, MemoryMachine, weights_of
+from tests.leftovers import uncollected
 from tests.routing.requests_by_hand import Replies
 from tests.routing.scene import routed
 
@@ -63,10 +64,8 @@ def test_requests_that_have_waited_leave_nothing_for_the_garbage_collector():
         residents, holders, replies = scene.backend.world.residents, [], Replies()
         while scene.backend.line.may_enter(residents[weights_of(SMALL)]):
             holders.append(residents.enter(weights_of(SMALL)))
-        gc.collect()
-        of_others = waits()
-        gc.disable()
-        try:
+        with uncollected():
+            of_others = waits()
             served, given_up = (scene.dispatcher.start(scene.call(SMALL.name, prompt="hi"), replies) for _ in range(2))
             assert [type(one) for one in (served, given_up)] == [Queued, Queued]
             given_up.give_up()
@@ -77,8 +76,6 @@ def test_requests_that_have_waited_leave_nothing_for_the_garbage_collector():
             del served, given_up
             await asyncio.sleep(0.1)
             assert waits() == of_others
-        finally:
-            gc.enable()
         for holder in holders:
             scene.backend.leave(holder)
 

@@ -6,6 +6,7 @@ import pytest
 
 from router.errors import UpstreamError
 from router.http.client.response import HIGH_WATER_BYTES, NO_HEAD, UpstreamResponse
+from tests.leftovers import errors_left, uncollected
 
 
 class Source:
@@ -121,11 +122,15 @@ async def test_what_a_sink_raises_is_raised_by_the_pouring_and_not_by_the_connec
     def broken(_):
         raise ValueError("broken")
 
-    pouring = asyncio.create_task(response.pour(broken))
-    await asyncio.sleep(0)
-    response.feed(b"a")
-    with pytest.raises(ValueError, match="broken"):
-        await pouring
+    with uncollected():
+        pouring = asyncio.create_task(response.pour(broken))
+        await asyncio.sleep(0)
+        response.feed(b"a")
+        (error,) = await asyncio.gather(pouring, return_exceptions=True)
+        assert (type(error), str(error)) == (ValueError, "broken")
+        del error, pouring
+        await asyncio.sleep(0)  # the loop still holds what it has just called
+        assert errors_left() == []
 
 
 async def test_a_cut_while_pouring_is_raised():
